@@ -1,0 +1,162 @@
+"""What an engine is: how to launch it, how to speak to it, and which counters it offers.
+
+An engine module decides nothing about what a number means. It hands over raw counters; `metrics/`
+turns them into an acceptance length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pytest_speedbench.engines.control import Control
+    from pytest_speedbench.settings import Target
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start a server."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Added to the environment of the test process."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the engine computes on. Throughput compares only within one `Hardware`."""
+
+    accelerator: str
+    count: int = 1
+
+    @property
+    def key(self) -> str:
+        """Name under which a baseline keeps its throughput: `NVIDIA H100 80GB HBM3 x 8`."""
+        return f"{self.accelerator} x {self.count}"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a chat."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen and when generation ends."""
+
+    output_length: int
+    """Tokens at most (exactly, where `ignore_eos`)."""
+    temperature: float = 0.0
+    ignore_eos: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One turn to be generated: exactly one of `token_ids` and `messages` is given."""
+
+    sampling: Sampling
+    token_ids: tuple[int, ...] | None = None
+    messages: tuple[Message, ...] | None = None
+
+
+@dataclass(frozen=True)
+class HttpCall:
+    """A generation as it goes over the wire, ready before the clock starts."""
+
+    path: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What speculative decoding did, as the engine counted it; no interpretation.
+
+    Covers one request, or, where an engine counts per server only, everything since its start (so that a
+    difference covers one round on an otherwise idle server).
+    """
+
+    source: str
+    """Where they were read: for example `response` or `prometheus`."""
+    drafted_steps: int
+    """Decode steps that verified at least one draft token."""
+    drafted_tokens: int
+    accepted_tokens: int
+    """Draft tokens accepted by verification, those cut off at the end of the output included."""
+    accepted_per_position: tuple[int, ...]
+    """Steps in which the draft token at position 1, 2, ... k was accepted (joint: all before it were)."""
+    draft_length: int
+    """Longest draft (k)."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A response stream, decoded after it ended."""
+
+    text: str
+    tokens_per_event: tuple[int, ...]
+    """New output tokens in each event given to `Engine.read`, in order; 0 for events without tokens."""
+    output_tokens: int
+    """As the engine counted them (`usage`), never the number of events."""
+    prompt_tokens: int | None
+    token_ids: tuple[int, ...] | None
+    """The output's token ids, where the engine tells them."""
+    finish_reason: str | None
+    counters: Counters | None
+    """Per-request counters, or None where the response had none."""
+
+
+class Engine(Protocol):
+    """An inference server of one kind, set up for one target. Built from the target alone; does no I/O then."""
+
+    name: str
+    """As in `--speedbench-engine`."""
+    methods: frozenset[str]
+    """Methods this engine can be launched with."""
+    ready_path: str
+    """Answers 200 once the server can generate, such as `/health`."""
+    counts_per_request: bool
+    """Whether responses carry counters; if not, `server_counters` are read before and after each round."""
+
+    def __init__(self, target: Target) -> None: ...
+
+    def check(self) -> None:
+        """Refuse a target that cannot be launched (no model, missing path, interpreter without the engine).
+
+        Raises:
+            SettingsError: one line naming the option, its value and what is allowed.
+        """
+
+    def launch(self, port: int) -> Launch:
+        """The command that serves the target on 127.0.0.1:`port`."""
+
+    def call(self, generation: Generation) -> HttpCall:
+        """Encode one streaming generation."""
+
+    def read(self, events: Sequence[bytes]) -> Reply:
+        """Decode the `data:` payloads of one response stream, `[DONE]` left out.
+
+        Raises:
+            EngineError: the stream carries an error or is not what the engine documents.
+        """
+
+    def tokenize(self, control: Control, messages: Sequence[Message]) -> tuple[int, ...] | None:
+        """Token ids of a chat, template and generation prompt applied once; None where the engine cannot."""
+
+    def reset(self, control: Control) -> None:
+        """Forget what earlier prompts left behind (prefix cache, n-gram pools). Called before each round."""
+
+    def server_counters(self, control: Control) -> Counters | None:
+        """Counters since the server's start, or None where there are none."""
+
+    def version(self, control: Control) -> str:
+        """Version of the engine that is running."""
+
+    def hardware(self, control: Control) -> Hardware:
+        """What the engine computes on."""

@@ -1,0 +1,83 @@
+"""Control calls to a running server: health, version, tokenization, counters. Never on the clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_speedbench.errors import EngineError
+
+if TYPE_CHECKING:
+    import requests
+
+
+class Control:
+    """A server's base URL, with one way to call it that turns every fault into an `EngineError`.
+
+    Args:
+        url: base URL, such as `http://127.0.0.1:8000`.
+        timeout_s: how long one call may take, in seconds.
+    """
+
+    def __init__(self, url: str, timeout_s: float = 60.0) -> None:
+        import requests
+
+        self.url = url.rstrip("/")
+        self.timeout_s = timeout_s
+        self._session = requests.Session()
+        self._session.trust_env = False  # a proxy of the environment must not stand between us and localhost
+
+    def request(self, method: str, path: str, json: Any = None) -> requests.Response:
+        """One call; any status is returned.
+
+        Raises:
+            EngineError: the server could not be reached or did not answer in time.
+        """
+        import requests
+
+        try:
+            return self._session.request(method, self.url + path, json=json, timeout=self.timeout_s)
+        except requests.RequestException as error:
+            raise EngineError(f"{method} {self.url}{path} failed: {error}") from None
+
+    def get(self, path: str) -> requests.Response:
+        """GET, any status."""
+        return self.request("GET", path)
+
+    def post(self, path: str, json: Any = None) -> requests.Response:
+        """POST with a JSON body, any status."""
+        return self.request("POST", path, json)
+
+    def get_json(self, path: str) -> Any:
+        """GET a JSON document.
+
+        Raises:
+            EngineError: status other than 200, or a body that is no JSON.
+        """
+        return _json(self.get(path))
+
+    def post_json(self, path: str, json: Any) -> Any:
+        """POST and read a JSON document back; raises as `get_json`."""
+        return _json(self.post(path, json))
+
+    def answers(self, path: str) -> bool:
+        """Whether GET `path` answers 200 within two seconds."""
+        import requests
+
+        try:
+            return self._session.get(self.url + path, timeout=2.0).status_code == 200
+        except requests.RequestException:
+            return False
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._session.close()
+
+
+def _json(response: requests.Response) -> Any:
+    where = f"{response.request.method} {response.request.url}"
+    if response.status_code != 200:
+        raise EngineError(f"{where} answered {response.status_code}: {response.text[:500]}")
+    try:
+        return response.json()
+    except ValueError:
+        raise EngineError(f"{where} answered no JSON: {response.text[:200]!r}") from None

@@ -1,0 +1,23 @@
+"""The one family of errors that a user of the plugin can meet."""
+
+from __future__ import annotations
+
+
+class SpeedBenchError(Exception):
+    """Something a person can act on: the message says what happened, where, and what to do."""
+
+
+class SettingsError(SpeedBenchError):
+    """An option, an ini value, a marker or `speedbench.yaml` holds something it may not."""
+
+
+class DataError(SpeedBenchError):
+    """Prepared SPEED-Bench data is missing, damaged or not resolved; names file and row."""
+
+
+class EngineError(SpeedBenchError):
+    """An engine could not be launched, did not become ready, or died."""
+
+
+class BaselineError(SpeedBenchError):
+    """A baseline file cannot be read, written, or trusted."""

@@ -1,0 +1,45 @@
+"""A check: one metric of one cell, judged against its baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Verdict(str, Enum):
+    """What a check found."""
+
+    PASS = "pass"
+    IMPROVEMENT = "improvement"
+    REGRESSION = "regression"
+    INCONCLUSIVE = "inconclusive"
+    INCOMPARABLE = "incomparable"
+    NO_BASELINE = "no-baseline"
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One metric of one cell against its baseline. Plain data, written to the results as it is."""
+
+    metric: str
+    verdict: Verdict
+    tolerance: float
+    """Allowed relative loss: 0.03 lets 3 % go."""
+    value: float | None = None
+    baseline: float | None = None
+    ratio: float | None = None
+    """Paired estimate of value / baseline."""
+    ci_low: float | None = None
+    """95 % confidence interval of the ratio; None where no interval can be had."""
+    ci_high: float | None = None
+    paired: int = 0
+    """Prompts of this run that the baseline holds too."""
+    prompts: int = 0
+    """Prompts of this run."""
+    reasons: tuple[str, ...] = ()
+    """Why there is no comparison, in words for a person."""
+    differs: tuple[str, ...] = ()
+    """What differs between the baseline's conditions and this run's: `engine_version 0.31.0 -> 0.32.0`."""
+    across_machines: bool = False
+    """Incomparable only because the hardware differs: the test skips rather than fails."""
