@@ -1,0 +1,104 @@
+"""What a test holds: the `speedbench` fixture, and a measured cell to assert on."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_speedbench.errors import SpeedBenchError
+from pytest_speedbench.metrics.names import GATED, UNITS
+
+if TYPE_CHECKING:
+    from pytest_speedbench.cells import Cell
+    from pytest_speedbench.metrics.measurement import Measurement
+    from pytest_speedbench.session import Session
+    from pytest_speedbench.settings import Target
+
+
+class SpeedBenchWarning(UserWarning):
+    """A verdict that a person should look at although no test fails: inconclusive, or a stale baseline."""
+
+
+class SpeedBench:
+    """One cell of SPEED-Bench, on the engine of this run."""
+
+    def __init__(self, cell: Cell, session: Session, item: pytest.Item) -> None:
+        self.cell = cell
+        """The split, category and batch size that this test is about."""
+        self._session = session
+        self._item = item
+
+    @property
+    def target(self) -> Target:
+        """What is measured: engine, model, method."""
+        return self._session.settings.target
+
+    def measure(self) -> MeasuredCell:
+        """Measure the cell; once per session, however many tests ask.
+
+        Fails the test if the engine cannot be started. A measurement that cannot be trusted is returned as it
+        is, for its `problems` to be looked at; every assertion on it fails.
+        """
+        __tracebackhide__ = True
+        try:
+            measurement = self._session.measure(self.cell)
+        except SpeedBenchError as error:
+            pytest.fail(str(error), pytrace=False)
+        return MeasuredCell(measurement, self._session, self._item)
+
+
+class MeasuredCell:
+    """A measured cell, to be asserted on."""
+
+    def __init__(self, measurement: Measurement, session: Session, item: pytest.Item) -> None:
+        self.measurement = measurement
+        """All metrics, the prompts' own records, and what is wrong with them, if anything."""
+        self._session = session
+        self._item = item
+
+    def metric(self, name: str) -> float:
+        """A metric's value, in the unit of `metrics.names.UNITS`.
+
+        Args:
+            name: for example `acceptance_length` or `ttft_s_p99`.
+
+        Fails the test if the measurement is invalid or has no such metric: a missing metric is never a pass.
+        """
+        __tracebackhide__ = True
+        if name not in UNITS:
+            pytest.fail(f"no such metric: {name!r}; there are {', '.join(UNITS)}", pytrace=False)
+        cell = self.measurement.cell
+        if self.measurement.problems:
+            pytest.fail(
+                f"{cell.id}: invalid measurement: {'; '.join(self.measurement.problems)}", pytrace=False
+            )
+        if name not in self.measurement.metrics:
+            reason = self.measurement.missing.get(name, "not measured")
+            pytest.fail(f"{cell.id}: {name} is missing: {reason}", pytrace=False)
+        return self.measurement.metrics[name]
+
+    def assert_no_regression(self, *metrics: str) -> None:
+        """Judge metrics against their baseline, and fail the test for those that regressed.
+
+        With `--speedbench-save` nothing is compared: the measurement has only to be fit for a baseline.
+
+        Args:
+            metrics: one or more of `acceptance_length`, `output_tps`, `user_tps`, `speedup`.
+        """
+        __tracebackhide__ = True
+        unknown = [metric for metric in metrics if metric not in GATED]
+        if unknown or not metrics:
+            wrong = f"{unknown[0]!r} cannot be gated" if unknown else "no metric named"
+            pytest.fail(f"assert_no_regression: {wrong}; there are {', '.join(GATED)}", pytrace=False)
+        outcome = self._session.judge(self.measurement, metrics)
+        for metric in metrics:
+            if metric in self.measurement.metrics:
+                self._item.user_properties.append((f"speedbench_{metric}", self.measurement.metrics[metric]))
+        for warning in outcome.warnings:
+            warnings.warn(SpeedBenchWarning(warning), stacklevel=2)
+        if outcome.failure:
+            pytest.fail(outcome.failure, pytrace=False)
+        if outcome.skip:
+            pytest.skip(outcome.skip)

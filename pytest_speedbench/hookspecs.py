@@ -1,0 +1,22 @@
+"""Hooks that other plugins and `conftest.py` files may implement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_speedbench.cells import Cell
+    from pytest_speedbench.gate.checks import Check
+    from pytest_speedbench.metrics.measurement import Measurement
+
+
+@pytest.hookspec
+def pytest_speedbench_measured(config: pytest.Config, measurement: Measurement) -> None:
+    """Called once for each cell of the run's target, as soon as it is measured."""
+
+
+@pytest.hookspec
+def pytest_speedbench_checked(config: pytest.Config, cell: Cell, check: Check) -> None:
+    """Called once for each metric of a cell that a test judged."""

@@ -1,0 +1,1 @@
+"""Turns what a run found into text: for a terminal, for machines, for a page."""

@@ -1,0 +1,80 @@
+"""The results for machines: one JSON document, described by `results.schema.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_speedbench.metrics.names import UNITS
+from pytest_speedbench.report.files import write_whole
+
+if TYPE_CHECKING:
+    from pytest_speedbench.report.results import CellResult, RunResult
+
+SCHEMA = Path(__file__).with_name("results.schema.json")
+SCHEMA_VERSION = 1
+
+
+def write(path: Path, result: RunResult) -> None:
+    """Write a run's results.
+
+    Args:
+        path: replaced as a whole; its folder is made.
+        result: of the run.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_whole(path, json.dumps(document(result), indent=1, allow_nan=False) + "\n")
+
+
+def document(result: RunResult) -> dict[str, Any]:
+    """The document, as plain JSON data."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "target": {**asdict(result.target), "engine_args": list(result.target.engine_args)},
+        "against": result.against,
+        "conditions": {**asdict(result.conditions), "engine_args": list(result.conditions.engine_args)},
+        "hardware": None
+        if result.hardware is None
+        else {**asdict(result.hardware), "key": result.hardware.key},
+        "units": dict(UNITS),
+        "warnings": list(result.warnings),
+        "messages": list(result.messages),
+        "cells": [_cell(cell) for cell in result.cells],
+    }
+
+
+def _cell(cell: CellResult) -> dict[str, Any]:
+    measurement = cell.measurement
+    return {
+        **asdict(measurement.cell),
+        "id": measurement.cell.id,
+        "metrics": dict(measurement.metrics),
+        "missing": dict(measurement.missing),
+        "per_position": {name: list(values) for name, values in measurement.per_position.items()},
+        "rounds": measurement.rounds,
+        "round_output_tps": list(measurement.round_output_tps),
+        "requests": {
+            "sent": measurement.sent,
+            "finished": measurement.finished,
+            "failed": measurement.failed,
+        },
+        "prompt_tokens": measurement.prompt_tokens,
+        "tokenization": measurement.tokenization,
+        "counter_source": measurement.counter_source,
+        "problems": list(measurement.problems),
+        "notes": list(measurement.notes),
+        "prompts": [_listed(asdict(tally)) for tally in measurement.prompts],
+        "verdicts": {
+            check.metric: _listed({**asdict(check), "verdict": check.verdict.value}) for check in cell.checks
+        },
+        "cause": None if cell.cause is None else _listed(asdict(cell.cause)),
+    }
+
+
+def _listed(entry: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no tuples."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in entry.items()}

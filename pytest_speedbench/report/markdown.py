@@ -1,0 +1,50 @@
+"""The results for people: the table and the failures as Markdown, for a pull request or a job summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_speedbench.report.files import write_whole
+from pytest_speedbench.report.terminal import table
+from pytest_speedbench.report.words import data_line, target_line
+
+if TYPE_CHECKING:
+    from pytest_speedbench.report.results import RunResult
+
+
+def write(path: Path, result: RunResult) -> None:
+    """Write a run's results.
+
+    Args:
+        path: replaced as a whole; its folder is made.
+        result: of the run.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_whole(path, text(result))
+
+
+def text(result: RunResult) -> str:
+    """The document."""
+    conditions = result.conditions
+    hardware = result.hardware.key if result.hardware else "hardware not known"
+    lines = [
+        f"## {result.target.name}",
+        "",
+        f"{target_line(result.target)}, version {conditions.engine_version or 'not known'}, on {hardware}. "
+        f"{data_line(conditions)[:1].upper()}{data_line(conditions)[1:]}, output length {conditions.output_length}, "
+        f"temperature {conditions.temperature:g}. pytest-speedbench {conditions.plugin_version}, {conditions.date}.",
+        "",
+        "```text",
+        *(line for line, _ in table(result.cells)),
+        "```",
+    ]
+    failures = [cell.failure for cell in result.cells if cell.failure]
+    if failures:
+        lines += ["", "### What failed"]
+    for failure in failures:
+        lines += ["", "```text", failure, "```"]
+    lines += [f"\n{message}" for message in (*result.warnings, *result.messages)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,44 @@
+"""What a run found, as plain data: every report is made from this and from nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_speedbench.engines.base import Hardware
+    from pytest_speedbench.gate.baseline import Conditions
+    from pytest_speedbench.gate.cause import Cause
+    from pytest_speedbench.gate.checks import Check
+    from pytest_speedbench.metrics.measurement import Measurement
+    from pytest_speedbench.settings import Target
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One cell: what was measured, and what was judged of it."""
+
+    measurement: Measurement
+    checks: tuple[Check, ...]
+    cause: Cause | None = None
+    """Set where a check is a regression."""
+    failure: str | None = None
+    """The text that failed a test, if one did."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A whole run."""
+
+    target: Target
+    against: str | None
+    """Name of the target compared with, or None where a baseline file was."""
+    conditions: Conditions
+    hardware: Hardware | None
+    """None where the engine never ran."""
+    cells: tuple[CellResult, ...]
+    """In the order in which they were measured."""
+    warnings: tuple[str, ...]
+    """About the data."""
+    messages: tuple[str, ...]
+    """What became of the baseline file and the reports."""

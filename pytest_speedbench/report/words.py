@@ -1,0 +1,52 @@
+"""How numbers, targets and cells are written for a person, the same in every report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_speedbench.cells import Cell
+    from pytest_speedbench.gate.baseline import Conditions
+    from pytest_speedbench.settings import Target
+
+
+def number(metric: str, value: float) -> str:
+    """A metric's value with as many digits as it deserves: `2.81`, `2363`, `41.7`."""
+    if metric in ("acceptance_length", "speedup") or value < 10:
+        return f"{value:.2f}"
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+
+
+def percent(ratio: float, digits: int = 1) -> str:
+    """A ratio as a signed change: 0.937 is `-6.3 %`."""
+    change = round(100 * (ratio - 1), digits)
+    return f"{change + 0.0:+.{digits}f} %"
+
+
+def target_line(target: Target) -> str:
+    """A target in one line: `vllm, llama-3.3-70b, eagle3 k=3`."""
+    parts = [target.engine]
+    if target.model:
+        parts.append(Path(target.model).name)
+    parts.append(method(target.method, target.draft_length))
+    return ", ".join(parts)
+
+
+def method(name: str, draft_length: int) -> str:
+    """A method with its draft length: `eagle3 k=3`, or `none`."""
+    return name if name == "none" else f"{name} k={draft_length}"
+
+
+def cell_line(cell: Cell) -> str:
+    """A cell in words: `qualitative / coding / batch size 32`."""
+    return f"{cell.split} / {cell.category} / batch size {cell.batch_size}"
+
+
+def data_line(conditions: Conditions) -> str:
+    """What the prompts were; the sample is never called SPEED-Bench."""
+    return (
+        "sample prompts (bundled, not SPEED-Bench)"
+        if conditions.dataset == "sample"
+        else f"SPEED-Bench ({conditions.dataset})"
+    )

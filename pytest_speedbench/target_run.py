@@ -1,0 +1,146 @@
+"""Measures the cells of one target: its engine is started when first needed, and ended by `close`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_speedbench.errors import EngineError
+
+if TYPE_CHECKING:
+    from pytest_speedbench.cells import Cell
+    from pytest_speedbench.data.prompts import Dataset
+    from pytest_speedbench.engines.base import Engine, Hardware
+    from pytest_speedbench.engines.control import Control
+    from pytest_speedbench.engines.process import EngineProcess
+    from pytest_speedbench.load.conversation import Prepared
+    from pytest_speedbench.load.progress import Progress
+    from pytest_speedbench.metrics.measurement import Measurement
+    from pytest_speedbench.settings import Settings
+
+
+class TargetRun:
+    """One target in this session. Each cell is measured once, however often it is asked for.
+
+    Args:
+        settings: the target and how to measure it.
+        engine: built from the target, checked.
+        datasets: prompts by split.
+        logs: where the engine's log goes.
+        progress: makes the progress line of a cell.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        datasets: Mapping[str, Dataset],
+        logs: Path,
+        progress: Callable[[str], Progress],
+    ) -> None:
+        self.settings = settings
+        self._engine = engine
+        self._datasets = datasets
+        self._logs = logs
+        self._progress = progress
+        self._measured: dict[Cell, Measurement] = {}
+        self._prepared: dict[tuple[str, str], Prepared] = {}
+        self._process: EngineProcess | None = None
+        self._control: Control | None = None
+        self._start_error: str | None = None
+        self.version = ""
+        self.hardware: Hardware | None = None
+
+    @property
+    def log(self) -> Path | None:
+        """The engine's log, once it was launched."""
+        return self._process.log if self._process else None
+
+    def measure(self, cell: Cell) -> Measurement:
+        """All metrics of one cell.
+
+        Raises:
+            EngineError: the engine could not be started; said in full once, and in one line after that.
+        """
+        if cell not in self._measured:
+            control = self._running()
+            self._measured[cell] = self._measure(cell, control)
+        return self._measured[cell]
+
+    def _running(self) -> Control:
+        if self._control is not None:
+            return self._control
+        if self._start_error is not None:
+            raise EngineError(
+                f"{self.settings.target.engine} did not start; the first failure of this run says why"
+            )
+        try:
+            self._control = self._start()
+        except EngineError as error:
+            self._start_error = str(error)
+            raise
+        return self._control
+
+    def _start(self) -> Control:
+        from pytest_speedbench.engines.control import Control
+
+        target = self.settings.target
+        if target.url is None:
+            from pytest_speedbench.engines.process import start
+
+            self._process = start(self._engine, target, self._logs)
+            url = self._process.url
+        else:
+            url = target.url
+        control = Control(url)
+        if target.url is not None and not control.answers(self._engine.ready_path):
+            raise EngineError(
+                f"--speedbench-url={url}: GET {self._engine.ready_path} is not answered with 200; is the server running?"
+            )
+        self.version = self._engine.version(control)
+        self.hardware = self._engine.hardware(control)
+        return control
+
+    def _measure(self, cell: Cell, control: Control) -> Measurement:
+        from pytest_speedbench.load.conversation import prepare
+        from pytest_speedbench.load.rounds import measure_rounds
+        from pytest_speedbench.metrics.measure import build
+
+        settings = self.settings
+        prompts = self._datasets[cell.split].of_category(cell.category)
+        key = (cell.split, cell.category)
+        if key not in self._prepared:
+            self._prepared[key] = prepare(
+                self._engine, control, prompts, settings.sampling, model=settings.target.model
+            )
+        rounds = measure_rounds(
+            self._engine,
+            control,
+            self._prepared[key],
+            cell.batch_size,
+            rounds=settings.rounds,
+            warmup=cell.batch_size if settings.warmup is None else settings.warmup,
+            request_timeout_s=settings.request_timeout_s,
+            alive=self._died,
+            progress=self._progress(cell.id),
+        )
+        return build(cell, settings.target.method, rounds, prompts)
+
+    def _died(self) -> str | None:
+        if self._process is None:
+            return None
+        code = self._process.exit_code()
+        return (
+            None
+            if code is None
+            else f"{self.settings.target.engine} exited with code {code}; its log: {self._process.log}"
+        )
+
+    def close(self) -> None:
+        """End the engine if it was launched here. May be called more than once."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            self._process.stop()
