@@ -93,6 +93,8 @@ class Counters:
     """Steps in which the draft token at position 1, 2, ... k was accepted (joint: all before it were)."""
     draft_length: int
     """Longest draft (k)."""
+    decode_steps: int | None = None
+    """All decode steps, those without a draft included, where the engine itself counts them."""
 
 
 @dataclass(frozen=True)

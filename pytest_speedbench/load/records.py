@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pytest_speedbench.engines.base import Counters
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Arrival:
     """Output tokens that became known to the client at one moment."""
 
@@ -45,8 +45,16 @@ class RoundRecord:
 
     batch_size: int
     requests: tuple[RequestRecord, ...]
-    """In the order in which they ended; sent = finished + failed = len(requests)."""
+    """Every turn of every prompt, in the order in which they ended; sent = finished + failed = len(requests)."""
     tokenization: str
     """How prompts went out: `engine` (its /tokenize), `transformers`, or `messages` (the engine's own template)."""
     server_counters: Counters | None = None
     """Difference over the round, where the engine counts per server only."""
+    client_busy: float = 0.0
+    """Share of the round in which the client's own thread was computing; near 1 it is the client's speed that
+    was measured."""
+
+    @property
+    def failed(self) -> int:
+        """Requests that failed, those included that never went out because of an earlier failure."""
+        return sum(request.error is not None for request in self.requests)

@@ -1,0 +1,48 @@
+"""Prompts: SPEED-Bench splits read, checked and selected, and the sample that stands in for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_speedbench.data.prompts import Dataset, Prompt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Dataset", "Prompt", "load"]
+
+
+def load(
+    split: str,
+    folder: Path | None,
+    categories: tuple[str, ...] | None = None,
+    limit: int | None = None,
+) -> Dataset:
+    """The prompts of a split that a run needs. Reads and checks every row, and keeps only those.
+
+    Args:
+        split: one of `cells.SPLITS`.
+        folder: prepared SPEED-Bench data, laid out as `reader.FORMS` says; None for the bundled sample.
+        categories: the categories to keep; None for all of the split.
+        limit: prompts to keep per category, the first in file order; None for all.
+
+    Returns:
+        The prompts in file order. `source` is `sample` for the bundled prompts, which carry no warnings
+        (the name says that they are no SPEED-Bench), else the file.
+
+    Raises:
+        DataError: the data is missing, damaged or not resolved, or holds nothing of a category that was
+            asked for; one line that names file, row and cure.
+    """
+    from pytest_speedbench.data import checks, reader, sample
+
+    wanted = checks.wanted_categories(split, categories, limit)
+    if folder is None:
+        return Dataset(split, sample.SOURCE, checks.select(sample.prompts(split), wanted, limit).prompts)
+    source = reader.find(split, folder)
+    selection = checks.select(checks.prompts(source, split), wanted, limit)
+    if categories is not None:
+        checks.refuse_absent(selection, wanted, source.label)
+    return Dataset(
+        split, source.label, selection.prompts, checks.shortages(selection, split, wanted, source.label)
+    )

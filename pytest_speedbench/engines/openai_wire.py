@@ -1,0 +1,272 @@
+"""vLLM's dialect of the OpenAI API: requests, response streams, token ids and counters.
+
+Everything but `tokenize` and `prometheus_counters` is a pure function; streams are decoded after the clock
+has stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from pytest_speedbench.engines.base import Counters, Generation, HttpCall, Message, Reply
+from pytest_speedbench.errors import EngineError
+
+if TYPE_CHECKING:
+    from pytest_speedbench.engines.control import Control
+
+_SAMPLE = re.compile(r"^(?P<name>[^\s{#]+)(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)(?:\s+\S+)?$")
+_POSITION = re.compile(r'(?:^|,)\s*position="(\d+)"')
+
+
+def completion_call(generation: Generation, model: str, extra: Mapping[str, Any] | None = None) -> HttpCall:
+    """Encode one streaming generation: token ids to `/v1/completions`, messages to `/v1/chat/completions`.
+
+    Args:
+        generation: what to generate; exactly one of its `token_ids` and `messages` is set.
+        model: name under which the server serves the model.
+        extra: further fields of the request body, for one engine's own dialect.
+
+    Raises:
+        ValueError: both or neither of `token_ids` and `messages` are set.
+    """
+    if (generation.token_ids is None) == (generation.messages is None):
+        raise ValueError("a generation has either token ids or messages")
+    sampling = generation.sampling
+    body: dict[str, Any] = {
+        "model": model,
+        "max_tokens": sampling.output_length,
+        "temperature": sampling.temperature,
+        "top_p": 1.0,
+        "seed": sampling.seed,
+        "ignore_eos": sampling.ignore_eos,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "return_token_ids": True,
+    }
+    if generation.token_ids is not None:
+        path = "/v1/completions"
+        # The ids are the whole prompt: a server that would add its BOS must not.
+        body |= {"prompt": list(generation.token_ids), "add_special_tokens": False}
+    else:
+        path = "/v1/chat/completions"
+        body["messages"] = _messages(generation.messages or ())
+    return HttpCall(path, json.dumps(body | dict(extra or {})).encode())
+
+
+def read_stream(events: Sequence[bytes]) -> Reply:
+    """Decode the `data:` payloads of one response stream, `[DONE]` left out.
+
+    How many tokens an event brought is known exactly from its `token_ids`, else from the growth of
+    `usage.completion_tokens` where every event carries it. Where a server offers neither, each event with
+    text counts as one token and the last of them takes what `usage` says is left: right in total,
+    approximate in time.
+
+    Raises:
+        EngineError: the stream carries an error, is no JSON, has no `usage`, or contradicts it.
+    """
+    chunks = _decode(events)
+    text: list[str] = []
+    per_event: list[int | None] = []
+    token_ids: list[int] = []
+    has_text: list[bool] = []
+    totals: list[int | None] = []
+    usage: Mapping[str, Any] | None = None
+    finish_reason: str | None = None
+    counters: Counters | None = None
+    for chunk in chunks:
+        _refuse_error(chunk)
+        usage_here = chunk.get("usage")
+        usage = usage_here or usage
+        totals.append(usage_here.get("completion_tokens") if usage_here else None)
+        metrics = chunk.get("metrics")
+        if metrics and metrics.get("speculative_decoding"):
+            counters = _response_counters(metrics["speculative_decoding"])
+        choice = next(iter(chunk.get("choices") or ()), None)
+        if choice is None:
+            per_event.append(None)
+            has_text.append(False)
+            continue
+        delta = choice.get("delta") or {}
+        piece = choice.get("text") or delta.get("content") or ""
+        text.append(piece)
+        has_text.append(bool(piece or delta.get("reasoning") or delta.get("reasoning_content")))
+        ids = choice.get("token_ids")
+        per_event.append(None if ids is None else len(ids))
+        token_ids.extend(ids or ())
+        finish_reason = choice.get("finish_reason") or finish_reason
+    if usage is None or not isinstance(usage.get("completion_tokens"), int):
+        raise EngineError(
+            f"the response stream of {len(events)} events has no `usage`: its output tokens are not known"
+        )
+    output_tokens: int = usage["completion_tokens"]
+    return Reply(
+        text="".join(text),
+        tokens_per_event=_tokens_per_event(per_event, totals, has_text, output_tokens),
+        output_tokens=output_tokens,
+        prompt_tokens=usage.get("prompt_tokens"),
+        token_ids=tuple(token_ids) if len(token_ids) == output_tokens else None,
+        finish_reason=finish_reason,
+        counters=counters,
+    )
+
+
+def tokenize(control: Control, messages: Sequence[Message], model: str) -> tuple[int, ...] | None:
+    """Token ids of a chat from POST `/tokenize`, template and generation prompt applied once.
+
+    Returns:
+        The ids, or None where the server has no such route.
+
+    Raises:
+        EngineError: the server refused the messages, or its answer holds no token ids.
+    """
+    body = {"model": model, "messages": _messages(messages), "add_generation_prompt": True}
+    response = control.post("/tokenize", body)
+    if response.status_code in (404, 405):
+        return None
+    where = f"POST {control.url}/tokenize"
+    if response.status_code != 200:
+        raise EngineError(f"{where} answered {response.status_code}: {_message_of(response.text)}")
+    try:
+        tokens = response.json()["tokens"]
+        return tuple(int(token) for token in tokens)
+    except (ValueError, TypeError, KeyError):
+        raise EngineError(f"{where} answered without `tokens`: {response.text[:200]!r}") from None
+
+
+def prometheus_counters(control: Control, prefix: str = "vllm:") -> Counters | None:
+    """Counters since the server's start from GET `/metrics`, summed over its engines (data-parallel ranks).
+
+    Args:
+        control: the server.
+        prefix: what the server puts before `spec_decode_num_drafts` and the like.
+
+    Returns:
+        The counters, or None where the server has no such route or does not count speculative decoding.
+    """
+    response = control.get("/metrics")
+    return parse_prometheus(response.text, prefix) if response.status_code == 200 else None
+
+
+def parse_prometheus(exposition: str, prefix: str = "vllm:") -> Counters | None:
+    """Read speculative decoding's counters out of Prometheus' text format; None where it has none."""
+    names = {
+        f"{prefix}spec_decode_{what}_total": what
+        for what in ("num_drafts", "num_draft_tokens", "num_accepted_tokens", "num_accepted_tokens_per_pos")
+    }
+    # Observed once for every decode step of every request, whatever the number of tokens that it delivers.
+    names[f"{prefix}inter_token_latency_seconds_count"] = "decode_steps"
+    totals: dict[str, int] = {}
+    by_position: dict[int, int] = {}
+    for line in exposition.splitlines():
+        if not line.startswith(prefix):
+            continue
+        sample = _SAMPLE.match(line)
+        what = names.get(sample["name"]) if sample else None
+        if sample is None or what is None:
+            continue
+        value = int(float(sample["value"]))
+        if what != "num_accepted_tokens_per_pos":
+            totals[what] = totals.get(what, 0) + value
+        elif position := _POSITION.search(sample["labels"] or ""):
+            by_position[int(position[1])] = by_position.get(int(position[1]), 0) + value
+    if "num_drafts" not in totals or "num_accepted_tokens" not in totals:
+        return None
+    draft_length = max(by_position, default=-1) + 1
+    return Counters(
+        source="prometheus",
+        drafted_steps=totals["num_drafts"],
+        drafted_tokens=totals.get("num_draft_tokens", 0),
+        accepted_tokens=totals["num_accepted_tokens"],
+        accepted_per_position=tuple(by_position.get(position, 0) for position in range(draft_length)),
+        draft_length=draft_length,
+        decode_steps=totals.get("decode_steps"),
+    )
+
+
+def _decode(events: Sequence[bytes]) -> list[dict[str, Any]]:
+    try:
+        # One parse of the whole stream: a third of the time of a parse per event.
+        chunks = json.loads(b"[" + b",".join(events) + b"]")
+        if len(chunks) == len(events) and all(isinstance(chunk, dict) for chunk in chunks):
+            return list(chunks)
+    except ValueError:
+        pass
+    for index, event in enumerate(events):
+        try:
+            if isinstance(json.loads(event), dict):
+                continue
+        except ValueError:
+            pass
+        raise EngineError(
+            f"event {index + 1} of {len(events)} in the response stream is no JSON object: {event[:200]!r}"
+        )
+    raise EngineError("the response stream is no sequence of JSON objects")
+
+
+def _refuse_error(chunk: Mapping[str, Any]) -> None:
+    error = chunk.get("error")
+    if error is None and chunk.get("object") == "error":
+        error = chunk
+    if error is not None:
+        message = error.get("message") if isinstance(error, Mapping) else None
+        raise EngineError(f"the server reported an error in the stream: {message or error}")
+
+
+def _message_of(body: str) -> str:
+    try:
+        return str(json.loads(body)["error"]["message"])[:500]
+    except (ValueError, TypeError, KeyError):
+        return body[:500]
+
+
+def _messages(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def _response_counters(told: Mapping[str, Any]) -> Counters | None:
+    histogram = told.get("acceptance_histogram")
+    if not histogram:
+        return None
+    return Counters(
+        source="response",
+        drafted_steps=sum(histogram),
+        drafted_tokens=int(told.get("num_draft_tokens") or 0),
+        accepted_tokens=sum(accepted * steps for accepted, steps in enumerate(histogram)),
+        accepted_per_position=tuple(sum(histogram[position:]) for position in range(1, len(histogram))),
+        draft_length=len(histogram) - 1,
+    )
+
+
+def _tokens_per_event(
+    per_event: Sequence[int | None],
+    totals: Sequence[int | None],
+    has_text: Sequence[bool],
+    output_tokens: int,
+) -> tuple[int, ...]:
+    if any(per_event):
+        counts = [count or 0 for count in per_event]
+    elif sum(total is not None for total in totals) > 1:
+        counts = list(_growth(totals))
+    else:
+        running = accumulate(has_text)
+        counts = [int(text and total <= output_tokens) for text, total in zip(has_text, running, strict=True)]
+    if sum(counts) > output_tokens:
+        raise EngineError(
+            f"the response stream carries {sum(counts)} tokens, but its `usage` counts {output_tokens}"
+        )
+    if left := output_tokens - sum(counts):
+        bearing = [index for index, count in enumerate(counts) if count] or [len(counts) - 1]
+        counts[bearing[-1]] += left
+    return tuple(counts)
+
+
+def _growth(totals: Sequence[int | None]) -> Iterator[int]:
+    before = 0
+    for total in totals:
+        now = max(total or 0, before)
+        yield now - before
+        before = now

@@ -1,0 +1,1 @@
+"""The embedded engine: real speculative decoding over two tiny language models known in closed form."""

@@ -1,0 +1,170 @@
+"""What goes out: prompts tokenized and encoded before the clock starts, later turns once their reply is known."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pytest_speedbench.engines.base import Generation, Message
+from pytest_speedbench.errors import DataError
+
+if TYPE_CHECKING:
+    from pytest_speedbench.data.prompts import Prompt
+    from pytest_speedbench.engines.base import Engine, HttpCall, Sampling
+    from pytest_speedbench.engines.control import Control
+
+ENCODER_THREADS = 8
+"""Fewer than the 10 connections that the control session keeps open."""
+
+Tokenizer = Callable[[Sequence[Message]], "tuple[int, ...] | None"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The prompts of a cell, ready to go out any number of times."""
+
+    prompts: tuple[Prompt, ...]
+    generations: tuple[Generation, ...]
+    """First turn of each prompt."""
+    openings: tuple[HttpCall, ...]
+    """`generations`, encoded."""
+    sampling: Sampling
+    tokenization: str
+    """`engine`, `transformers` or `messages`; later turns go out in the same way as the first."""
+    tokenize: Tokenizer
+    """Blocking; None as result where chat messages go out as they are."""
+    note: str = ""
+    """Why prompts did not go out as token ids, if there was a fault."""
+
+    @property
+    def turns(self) -> int:
+        """Requests that one pass over the prompts takes."""
+        return sum(len(prompt.turns) for prompt in self.prompts)
+
+
+def prepare(
+    engine: Engine,
+    control: Control,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    *,
+    model: str | None = None,
+) -> Prepared:
+    """Tokenize and encode the first turn of every prompt, so that neither happens on the clock.
+
+    Token ids come from the engine's own tokenizer (`engine`), else from the model's by the `tokenizer` extra
+    (`transformers`), else chat messages go out and the engine applies its template itself (`messages`).
+
+    Args:
+        engine: encodes the calls.
+        control: the running server.
+        prompts: of one cell, in the order in which they are sent.
+        sampling: for every turn.
+        model: name or path of the target model, for the `tokenizer` extra.
+
+    Raises:
+        DataError: there are no prompts.
+        EngineError: the engine's tokenizer failed.
+    """
+    if not prompts:
+        raise DataError("there are no prompts to send: the selection of categories or the limit leaves none")
+    openers = [(Message("user", prompt.turns[0]),) for prompt in prompts]
+    tokenization, tokenize, note = _choose_tokenizer(engine, control, model, openers[0])
+    with encoder_threads() as threads:
+        generations = tuple(threads.map(lambda chat: _generation(tokenize, chat, sampling), openers))
+    return Prepared(
+        prompts=tuple(prompts),
+        generations=generations,
+        openings=tuple(engine.call(generation) for generation in generations),
+        sampling=sampling,
+        tokenization=tokenization,
+        tokenize=tokenize,
+        note=note,
+    )
+
+
+def warm_up(engine: Engine, prepared: Prepared, requests: int, output_length: int = 16) -> Prepared:
+    """The first turns of as many prompts (used again where there are fewer), with a short output."""
+    sampling = replace(prepared.sampling, output_length=min(output_length, prepared.sampling.output_length))
+    chosen = [number % len(prepared.prompts) for number in range(requests)]
+    generations = tuple(replace(prepared.generations[index], sampling=sampling) for index in chosen)
+    prompts = (prepared.prompts[index] for index in chosen)
+    return replace(
+        prepared,
+        prompts=tuple(replace(prompt, turns=prompt.turns[:1]) for prompt in prompts),
+        generations=generations,
+        openings=tuple(engine.call(generation) for generation in generations),
+        sampling=sampling,
+    )
+
+
+def next_call(engine: Engine, prepared: Prepared, prompt: Prompt, replies: Sequence[str]) -> HttpCall:
+    """The turn that follows `replies`, the engine's own replies to all turns before it. Blocking.
+
+    Raises:
+        EngineError: the engine's tokenizer failed.
+    """
+    chat = [Message("user", prompt.turns[0])]
+    for reply, turn in zip(replies, prompt.turns[1:], strict=False):
+        chat += [Message("assistant", reply), Message("user", turn)]
+    return engine.call(_generation(prepared.tokenize, tuple(chat), prepared.sampling))
+
+
+@contextmanager
+def encoder_threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads for tokenization; whoever is interrupted does not wait for what they had in hand."""
+    threads = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="speedbench-encode")
+    try:
+        yield threads
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _generation(tokenize: Tokenizer, chat: tuple[Message, ...], sampling: Sampling) -> Generation:
+    token_ids = tokenize(chat)
+    if token_ids is None:
+        return Generation(sampling, messages=chat)
+    return Generation(sampling, token_ids=token_ids)
+
+
+def _choose_tokenizer(
+    engine: Engine, control: Control, model: str | None, trial: Sequence[Message]
+) -> tuple[str, Tokenizer, str]:
+    """How prompts go out, the tokenizer for it, and a note; `trial` is tokenized to find out."""
+    if engine.tokenize(control, trial) is not None:
+        return "engine", lambda chat: engine.tokenize(control, chat), ""
+    note = ""
+    if model is not None:
+        try:
+            tokenize = _transformers_tokenizer(model)
+            tokenize(trial)
+        except ImportError:
+            pass
+        except Exception as error:  # a tokenizer's own code may run here, and raises what it likes
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            note = f"the tokenizer of {model} could not be used, chat messages went out instead: {reason[0]}"
+        else:
+            return "transformers", tokenize, ""
+    return "messages", lambda chat: None, note
+
+
+def _transformers_tokenizer(model: str) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    # "Already borrowed": a fast tokenizer sets its padding in place and bears one thread at a time.
+    one_at_a_time = threading.Lock()
+
+    def tokenize(chat: Sequence[Message]) -> tuple[int, ...]:
+        messages = [{"role": message.role, "content": message.content} for message in chat]
+        with one_at_a_time:
+            ids = tokenizer.apply_chat_template(
+                messages, tokenize=True, add_generation_prompt=True, return_dict=False
+            )
+        return tuple(int(token) for token in ids)
+
+    return tokenize

@@ -1,0 +1,130 @@
+"""Measure one cell: warm-up, then rounds, each from a clean start and between two readings of the counters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from pytest_speedbench.engines.base import Counters
+from pytest_speedbench.errors import EngineError
+from pytest_speedbench.load.conversation import Prepared, warm_up
+from pytest_speedbench.load.driver import always_alive, requests_of, run_round
+from pytest_speedbench.load.records import RoundRecord
+
+if TYPE_CHECKING:
+    from pytest_speedbench.engines.base import Engine
+    from pytest_speedbench.engines.control import Control
+    from pytest_speedbench.load.progress import Progress
+
+
+def measure_rounds(
+    engine: Engine,
+    control: Control,
+    prepared: Prepared,
+    batch_size: int,
+    *,
+    rounds: int = 1,
+    warmup: int = 0,
+    request_timeout_s: float = 600.0,
+    alive: Callable[[], str | None] = always_alive,
+    progress: Progress | None = None,
+) -> tuple[RoundRecord, ...]:
+    """Measure a cell's prompts at one batch size.
+
+    Before each round the engine forgets what went before (`Engine.reset`): a prefix cache or an n-gram pool
+    that has seen the prompts would be measured instead of the drafter.
+
+    Args:
+        engine: what is measured.
+        control: the running server; must be idle but for us.
+        prepared: what to send.
+        batch_size: requests in flight at once.
+        rounds: measured passes.
+        warmup: unmeasured requests before them, with a short output, at most `batch_size` at once.
+        request_timeout_s: as in `run_round`.
+        alive: as in `run_round`.
+        progress: one line for all rounds; warm-up is not counted.
+
+    Returns:
+        One record for each round. A round with a failed request is the last one: the cell is invalid, whatever
+        would follow.
+
+    Raises:
+        EngineError: the engine is dead before a round, or a control call failed.
+    """
+
+    def one_round(what: Prepared, in_flight: int, shown: Progress | None) -> RoundRecord:
+        return run_round(
+            engine,
+            control.url,
+            what,
+            in_flight,
+            request_timeout_s=request_timeout_s,
+            alive=alive,
+            progress=shown,
+        )
+
+    done: list[RoundRecord] = []
+    try:
+        if progress is not None:
+            progress.begin(rounds * requests_of(prepared, batch_size))
+        if warmup > 0:
+            _refuse_dead(alive)
+            one_round(warm_up(engine, prepared, warmup), min(batch_size, warmup), None)
+        while len(done) < rounds and not (done and done[-1].failed):
+            _refuse_dead(alive)
+            engine.reset(control)
+            before = None if engine.counts_per_request else engine.server_counters(control)
+            record = one_round(prepared, batch_size, progress)
+            if before is not None:
+                record = replace(record, server_counters=_counted_since(before, engine, control, record))
+            done.append(record)
+    finally:
+        if progress is not None:
+            progress.end()
+    return tuple(done)
+
+
+def difference(after: Counters, before: Counters) -> Counters:
+    """What was counted between two readings of a server's counters.
+
+    Raises:
+        EngineError: a counter went back, so the server was started anew in between.
+    """
+    positions = zip_longest(after.accepted_per_position, before.accepted_per_position, fillvalue=0)
+    counted = replace(
+        after,
+        drafted_steps=after.drafted_steps - before.drafted_steps,
+        drafted_tokens=after.drafted_tokens - before.drafted_tokens,
+        accepted_tokens=after.accepted_tokens - before.accepted_tokens,
+        accepted_per_position=tuple(later - earlier for later, earlier in positions),
+        decode_steps=(
+            None
+            if after.decode_steps is None or before.decode_steps is None
+            else after.decode_steps - before.decode_steps
+        ),
+    )
+    numbers = (counted.drafted_steps, counted.drafted_tokens, counted.accepted_tokens)
+    if min(*numbers, *counted.accepted_per_position) < 0:
+        raise EngineError("the engine's counters went back during a round: it was restarted while measured")
+    return counted
+
+
+def _counted_since(
+    before: Counters, engine: Engine, control: Control, record: RoundRecord
+) -> Counters | None:
+    try:
+        after = engine.server_counters(control)
+        return None if after is None else difference(after, before)
+    except EngineError:
+        if record.failed:  # an engine that died in the round: the failed requests say it better
+            return None
+        raise
+
+
+def _refuse_dead(alive: Callable[[], str | None]) -> None:
+    death = alive()
+    if death is not None:
+        raise EngineError(f"the engine is gone: {death}")

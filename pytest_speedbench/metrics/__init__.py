@@ -1,0 +1,1 @@
+"""From records to numbers: acceptance, throughput, latency. Pure functions, no I/O."""

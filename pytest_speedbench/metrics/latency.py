@@ -1,0 +1,70 @@
+"""Latency: time to the first token, between tokens, per step, and end to end, as mean, median and p99."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_speedbench.load.records import RequestRecord
+from pytest_speedbench.metrics.throughput import decode_s, elapsed_s, is_timed
+
+
+def ttft_s(requests: Sequence[RequestRecord]) -> NDArray[np.float64]:
+    """Seconds from sending to the first token; one value per request that has one."""
+    return np.array([r.arrivals[0].received_s - r.sent_s for r in requests if r.arrivals])
+
+
+def inter_token_latency_s(requests: Sequence[RequestRecord]) -> NDArray[np.float64]:
+    """Seconds per token; one value per token after a request's first arrival.
+
+    An arrival of m tokens after a gap of g seconds counts as m tokens of g / m seconds each: a step with accepted
+    drafts delivers several tokens at once, and servers merge chunks under load. vLLM's `itl` is the bare gap
+    between chunks, which counts both as slowness.
+    """
+    gaps: list[float] = []
+    tokens: list[int] = []
+    for request in requests:
+        for earlier, later in pairwise(request.arrivals):
+            gaps.append((later.received_s - earlier.received_s) / later.tokens)
+            tokens.append(later.tokens)
+    return np.repeat(np.array(gaps, dtype=np.float64), np.array(tokens, dtype=np.int64))
+
+
+def end_to_end_s(requests: Sequence[RequestRecord]) -> NDArray[np.float64]:
+    """Seconds from sending to the last token; one value per request that has tokens."""
+    return np.array([elapsed_s(request) for request in requests if request.arrivals])
+
+
+def step_latency_s(requests: Sequence[RequestRecord], steps: Sequence[int]) -> NDArray[np.float64]:
+    """Seconds per decode step; one value per step, each the mean of its request: decode seconds / steps.
+
+    One step cannot be timed from outside, as chunks are not steps; a request's mean can. Each value is
+    repeated for every step of its request, so that the mean is that over all steps, and
+    user TPS = acceptance length / mean step latency holds exactly.
+
+    Args:
+        requests: finished requests.
+        steps: decode steps of each, in the same order.
+    """
+    pairs = [(decode_s(r), n) for r, n in zip(requests, steps, strict=True) if n > 0 and is_timed(r)]
+    latencies = np.array([seconds / n for seconds, n in pairs], dtype=np.float64)
+    return np.repeat(latencies, np.array([n for _, n in pairs], dtype=np.int64))
+
+
+def spread(name: str, values_s: NDArray[np.float64]) -> dict[str, float]:
+    """Mean, median and 99th percentile (linear between values) as metrics; empty without values.
+
+    Args:
+        name: metric name without suffix, such as `ttft_s`.
+        values_s: in seconds.
+    """
+    if not values_s.size:
+        return {}
+    return {
+        f"{name}_mean": float(values_s.mean()),
+        f"{name}_median": float(np.median(values_s)),
+        f"{name}_p99": float(np.percentile(values_s, 99)),
+    }

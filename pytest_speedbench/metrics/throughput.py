@@ -1,0 +1,93 @@
+"""Throughput: tokens per second of the whole batch and of one request."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from pytest_speedbench.load.records import RequestRecord, RoundRecord
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A stretch of time in which the number of requests in flight did not change."""
+
+    start_s: float
+    end_s: float
+    in_flight: int
+
+
+def output_tps(round_: RoundRecord) -> float | None:
+    """Output tokens per second of a round: all tokens / (last end - first send).
+
+    As SPEED-Bench's own code has it: prefill, ramp and tail are in the time. None without finished requests.
+    """
+    finished = [request for request in round_.requests if request.error is None]
+    if not finished:
+        return None
+    seconds = max(r.ended_s for r in round_.requests) - min(r.sent_s for r in round_.requests)
+    return sum(request.output_tokens for request in finished) / seconds if seconds > 0 else None
+
+
+def in_flight(requests: Sequence[RequestRecord]) -> tuple[Interval, ...]:
+    """How many requests were in flight, from the first send to the last end, in order and without gaps.
+
+    A request is in flight from `sent_s` to `ended_s`, whether it finished or failed.
+    """
+    changes = sorted([(r.sent_s, 1) for r in requests] + [(r.ended_s, -1) for r in requests])
+    intervals: list[Interval] = []
+    count = 0
+    for (start_s, change), (end_s, _) in pairwise(changes):
+        count += change
+        if end_s > start_s:
+            intervals.append(Interval(start_s, end_s, count))
+    return tuple(intervals)
+
+
+def steady_output_tps(rounds: Sequence[RoundRecord]) -> float | None:
+    """Output tokens per second while the batch was full; None if it never was.
+
+    Only the time with `batch_size` requests in flight counts, and the tokens that arrived in it, so that the
+    ramp at the start and the tail at the end of a round are out. Pooled over rounds: tokens / seconds.
+    """
+    tokens = 0
+    seconds = 0.0
+    for round_ in rounds:
+        full = [part for part in in_flight(round_.requests) if part.in_flight >= round_.batch_size]
+        starts = [part.start_s for part in full]
+        seconds += sum(part.end_s - part.start_s for part in full)
+        for request in round_.requests:
+            for arrival in request.arrivals:
+                index = bisect_right(starts, arrival.received_s) - 1
+                if index >= 0 and arrival.received_s <= full[index].end_s:
+                    tokens += arrival.tokens
+    return tokens / seconds if seconds > 0 else None
+
+
+def user_tps(requests: Sequence[RequestRecord]) -> float | None:
+    """Output tokens per second of one request, prefill excluded: sum(tokens - 1) / sum(decode seconds).
+
+    Per request as SPEED-Bench's `Generation Tokens Per Second`, (n - 1) / (t_last - t_first); pooled as a ratio
+    of sums, so that a short request weighs by its time. Requests whose tokens arrived all at once have no
+    decode time and are left out; None where none is left.
+    """
+    timed = [request for request in requests if is_timed(request)]
+    seconds = sum(decode_s(request) for request in timed)
+    return sum(request.output_tokens - 1 for request in timed) / seconds if seconds > 0 else None
+
+
+def is_timed(request: RequestRecord) -> bool:
+    """Whether tokens arrived at more than one moment, so that decoding can be timed."""
+    return decode_s(request) > 0
+
+
+def decode_s(request: RequestRecord) -> float:
+    """Seconds from the first to the last token: the time of all decode steps."""
+    return request.arrivals[-1].received_s - request.arrivals[0].received_s if request.arrivals else 0.0
+
+
+def elapsed_s(request: RequestRecord) -> float:
+    """Seconds from sending to the last token."""
+    return request.arrivals[-1].received_s - request.sent_s if request.arrivals else 0.0

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_speedbench.cells import Cell
+from pytest_speedbench.errors import BaselineError
+from pytest_speedbench.gate.baseline import Baseline, merge, refuse
+from tests.gate.measurements import CELL, CONDITIONS, HARDWARE, STEPS, baseline_of, measurement
+
+MATH = Cell("qualitative", "math", 32)
+
+
+def test_the_first_save_holds_both_halves_of_a_cell() -> None:
+    baseline = baseline_of()
+    acceptance = baseline.acceptance[CELL.id]
+    throughput = baseline.throughput[HARDWARE][CELL.id]
+    assert baseline.target == "llama"
+    assert acceptance.acceptance_length == pytest.approx(127 * 8 / sum(STEPS), rel=1e-5)
+    assert acceptance.prompts[0].steps == STEPS[0]
+    assert throughput.step_latency_s == 0.01
+    assert throughput.prompts[0].decode_s == pytest.approx(0.01 * STEPS[0])
+    conditions = baseline.runs[acceptance.run]
+    assert (conditions.engine_version, conditions.tokenization, conditions.counter_source) == (
+        "0.31.0",
+        "engine",
+        "response",
+    )
+
+
+def test_measured_cells_are_replaced_and_others_are_kept() -> None:
+    both = baseline_of(measurement(), measurement(cell=MATH))
+    newer = replace(CONDITIONS, engine_version="0.32.0")
+    merged = merge("llama", both, [measurement([count + 4 for count in STEPS])], newer, HARDWARE)
+    assert merged.acceptance[MATH.id] == both.acceptance[MATH.id]
+    assert merged.throughput[HARDWARE][MATH.id] == both.throughput[HARDWARE][MATH.id]
+    assert merged.acceptance[CELL.id].acceptance_length < both.acceptance[CELL.id].acceptance_length
+    assert merged.runs[merged.acceptance[CELL.id].run].engine_version == "0.32.0"
+    assert merged.runs[merged.acceptance[MATH.id].run].engine_version == "0.31.0"
+
+
+def test_another_machine_adds_its_throughput_and_keeps_that_of_the_first() -> None:
+    merged = merge("llama", baseline_of(), [measurement(step_s=0.5)], CONDITIONS, "CPU x 4")
+    assert merged.throughput[HARDWARE][CELL.id].step_latency_s == 0.01
+    assert merged.throughput["CPU x 4"][CELL.id].step_latency_s == 0.5
+    assert merged.hardware_of(CELL.id) == ("CPU x 4", HARDWARE)
+
+
+def test_runs_that_no_cell_refers_to_are_dropped_and_names_of_others_stay() -> None:
+    first = baseline_of(measurement(), measurement(cell=MATH))
+    second = merge("llama", first, [measurement()], replace(CONDITIONS, commit="b"), HARDWARE)
+    assert sorted(second.runs) == ["run-1", "run-2"]
+    third = merge("llama", second, [measurement(cell=MATH)], replace(CONDITIONS, commit="c"), HARDWARE)
+    assert {name: run.commit for name, run in third.runs.items()} == {"run-2": "b", "run-3": "c"}
+
+
+def test_saving_the_same_again_changes_nothing() -> None:
+    assert merge("llama", baseline_of(), [measurement()], CONDITIONS, HARDWARE) == baseline_of()
+
+
+def test_cells_are_in_the_order_of_the_grid() -> None:
+    cells = [
+        Cell("throughput_1k", "high_entropy", 1),
+        Cell("throughput_1k", "low_entropy", 1),
+        Cell("qualitative", "math", 32),
+        Cell("qualitative", "coding", 128),
+        Cell("qualitative", "coding", 32),
+    ]
+    baseline = baseline_of(*(measurement(cell=cell) for cell in cells))
+    assert list(baseline.acceptance) == list(baseline.throughput[HARDWARE])
+    assert list(baseline.acceptance) == [
+        "qualitative-coding-bs32",
+        "qualitative-coding-bs128",
+        "qualitative-math-bs32",
+        "throughput_1k-low_entropy-bs1",
+        "throughput_1k-high_entropy-bs1",
+    ]
+
+
+def test_an_invalid_measurement_is_refused() -> None:
+    with pytest.raises(
+        BaselineError, match=r"qualitative-coding-bs32: not stored, .* invalid: 1 of 8 requests"
+    ):
+        refuse(measurement(problems=("1 of 8 requests failed",)), "eagle3")
+
+
+@pytest.mark.parametrize("metric", ["acceptance_length", "output_tps"])
+def test_a_measurement_without_what_is_gated_is_refused(metric: str) -> None:
+    with pytest.raises(BaselineError, match=f"{metric} is missing: the server was silent"):
+        refuse(measurement(metrics={metric: None}, missing={metric: "the server was silent"}), "eagle3")
+
+
+def test_a_dead_drafter_is_refused() -> None:
+    dead = measurement(metrics={"acceptance_length": 1.0097})
+    with pytest.raises(
+        BaselineError, match=r"an acceptance length of 1\.0097 with method eagle3 is that of a dead"
+    ):
+        refuse(dead, "eagle3")
+    refuse(dead, "none")
+    refuse(measurement(metrics={"acceptance_length": 1.02}), "eagle3")
+
+
+def test_one_refused_measurement_keeps_all_of_them_out() -> None:
+    baseline = baseline_of()
+    with pytest.raises(BaselineError):
+        merge("llama", baseline, [measurement(cell=MATH), measurement(problems=("x",))], CONDITIONS, HARDWARE)
+    assert baseline == baseline_of()
+    assert list(baseline.acceptance) == [CELL.id]
+
+
+def test_nothing_measured_leaves_the_baseline_as_it_was() -> None:
+    assert merge("llama", baseline_of(), [], CONDITIONS, "CPU x 4") == baseline_of()
+    assert merge("llama", None, [], CONDITIONS, HARDWARE) == Baseline("llama")

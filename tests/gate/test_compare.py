@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_speedbench.cells import Cell
+from pytest_speedbench.gate.baseline import Baseline, Conditions, merge
+from pytest_speedbench.gate.checks import Check, Verdict
+from pytest_speedbench.gate.compare import compare
+from pytest_speedbench.metrics.measurement import Measurement
+from pytest_speedbench.metrics.names import THROUGHPUT
+from tests.gate.measurements import CONDITIONS, HARDWARE, STEPS, baseline_of, measurement, tally
+
+
+def check(
+    metric: str,
+    run: Measurement,
+    baseline: Baseline | None = None,
+    *,
+    tolerance: float = 0.03,
+    conditions: Conditions = CONDITIONS,
+    hardware: str = HARDWARE,
+) -> Check:
+    return compare(
+        metric,
+        run,
+        baseline if baseline is not None else baseline_of(),
+        tolerance=tolerance,
+        conditions=conditions,
+        hardware_key=hardware,
+    )
+
+
+def without_steps(run: Measurement) -> Measurement:
+    """As of an engine that counts per server only."""
+    tallies = tuple(
+        replace(item, steps=None, drafted_steps=None, accepted_per_position=None) for item in run.prompts
+    )
+    return replace(run, prompts=tallies)
+
+
+def test_the_same_run_again_is_exactly_the_baseline() -> None:
+    found = check("acceptance_length", measurement())
+    assert (found.verdict, found.ratio, found.ci_low, found.ci_high) == (Verdict.PASS, 1, 1, 1)
+    assert (found.paired, found.prompts, found.reasons, found.differs) == (8, 8, (), ())
+
+
+def test_fewer_tokens_per_step_on_every_prompt_are_a_regression() -> None:
+    found = check("acceptance_length", measurement([count + 4 for count in STEPS]))
+    assert found.verdict is Verdict.REGRESSION
+    assert found.ratio is not None
+    assert found.ratio == pytest.approx(sum(STEPS) / (sum(STEPS) + 32))
+    assert found.ci_low is not None
+    assert found.ci_high is not None
+    assert found.ci_low < found.ratio < found.ci_high < 1
+    assert found.baseline == pytest.approx(127 * 8 / sum(STEPS), rel=1e-5)
+    assert found.value == 127 * 8 / (sum(STEPS) + 32)
+
+
+def test_a_loss_within_the_tolerance_passes_however_sure() -> None:
+    assert check("acceptance_length", measurement([count + 1 for count in STEPS])).verdict is Verdict.PASS
+
+
+def test_a_loss_that_one_prompt_alone_carries_is_inconclusive() -> None:
+    found = check("acceptance_length", measurement([*STEPS[:-1], STEPS[-1] + 40]))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.ci_high is not None
+    assert found.ci_high > 1
+
+
+def test_more_tokens_per_step_are_an_improvement() -> None:
+    assert (
+        check("acceptance_length", measurement([count - 4 for count in STEPS])).verdict is Verdict.IMPROVEMENT
+    )
+
+
+def test_without_a_baseline_there_is_none() -> None:
+    found = compare(
+        "acceptance_length", measurement(), None, tolerance=0.03, conditions=CONDITIONS, hardware_key=HARDWARE
+    )
+    assert (found.verdict, found.reasons) == (
+        Verdict.NO_BASELINE,
+        ("no baseline is stored for this target",),
+    )
+
+
+@pytest.mark.parametrize("metric", ["acceptance_length", "output_tps"])
+def test_a_cell_that_is_not_in_the_baseline_has_none(metric: str) -> None:
+    found = check(metric, measurement(cell=Cell("qualitative", "math", 32)))
+    assert found.verdict is Verdict.NO_BASELINE
+    assert found.reasons == ("the baseline of llama has no qualitative-math-bs32",)
+
+
+def test_a_metric_that_the_baseline_does_not_hold_has_none() -> None:
+    found = check("speedup", measurement(metrics={"speedup": 1.9}))
+    assert found.verdict is Verdict.NO_BASELINE
+    assert found.reasons == ("the baseline has no speedup for qualitative-coding-bs32",)
+
+
+def test_problems_make_a_check_invalid_whatever_the_numbers() -> None:
+    found = check(
+        "acceptance_length", measurement(problems=("1 of 8 requests failed, first q1 turn 1: lost",))
+    )
+    assert (found.verdict, found.ratio) == (Verdict.INVALID, None)
+    assert found.reasons == ("1 of 8 requests failed, first q1 turn 1: lost",)
+
+
+def test_a_missing_metric_is_invalid_and_never_a_pass() -> None:
+    run = measurement(metrics={"user_tps": None}, missing={"user_tps": "tokens arrived all at once"})
+    found = check("user_tps", run)
+    assert (found.verdict, found.value) == (Verdict.INVALID, None)
+    assert found.reasons == ("user_tps is missing: tokens arrived all at once",)
+
+
+def test_a_value_that_is_no_number_is_invalid() -> None:
+    assert check("output_tps", measurement(metrics={"output_tps": float("nan")})).verdict is Verdict.INVALID
+
+
+def test_a_metric_that_cannot_be_gated_is_refused() -> None:
+    with pytest.raises(ValueError, match="ttft_s_mean cannot be gated"):
+        check("ttft_s_mean", measurement())
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (replace(CONDITIONS, temperature=1.0), "temperature 0.0 -> 1.0: another quantity"),
+        (replace(CONDITIONS, output_length=256), "output_length 128 -> 256: another quantity"),
+        (replace(CONDITIONS, ignore_eos=False), "ignore_eos True -> False: another quantity"),
+    ],
+)
+@pytest.mark.parametrize("metric", ["acceptance_length", "output_tps"])
+def test_other_sampling_is_incomparable(metric: str, other: Conditions, reason: str) -> None:
+    found = check(metric, measurement(), conditions=other)
+    assert (found.verdict, found.reasons) == (Verdict.INCOMPARABLE, (reason,))
+    assert not found.across_machines
+
+
+def test_other_conditions_are_told_and_compared() -> None:
+    newer = replace(
+        CONDITIONS,
+        date="2026-12-01",
+        commit="fedcba9",
+        engine_version="0.32.0",
+        draft_model=None,
+        engine_args=("--tensor-parallel-size=8", "--enforce-eager"),
+    )
+    found = check("acceptance_length", measurement(), conditions=newer)
+    assert found.verdict is Verdict.PASS
+    assert found.differs == (
+        "engine_version 0.31.0 -> 0.32.0",
+        "draft_model nvidia/Llama-3.3-70B-Instruct-Eagle3 -> none",
+        "engine_args --tensor-parallel-size=8 -> --tensor-parallel-size=8 --enforce-eager",
+    )
+
+
+def test_what_the_measurement_knows_is_told_too() -> None:
+    run = replace(measurement(), counter_source="prometheus", tokenization="messages", prompt_tokens=88)
+    assert check("acceptance_length", run).differs == (
+        "tokenization engine -> messages",
+        "counter_source response -> prometheus",
+        "prompt_tokens 80 -> 88",
+    )
+
+
+def test_prompts_that_changed_their_text_are_incomparable() -> None:
+    run = measurement()
+    changed = [replace(item, digest="f" * 16) for item in run.prompts[:5]]
+    found = check("acceptance_length", measurement(prompts=[*changed, *run.prompts[5:]]))
+    assert found.verdict is Verdict.INCOMPARABLE
+    assert found.reasons == ("only 3 of 8 prompts are those of the baseline: 5 changed text",)
+    assert (found.paired, found.prompts) == (3, 8)
+
+
+def test_prompts_that_the_baseline_has_not_are_incomparable() -> None:
+    changed = replace(tally("q1", 45), digest="f" * 16)
+    run = measurement(prompts=[tally("q0", 40), changed, tally("new", 50)])
+    assert check("acceptance_length", run).reasons == (
+        "only 1 of 3 prompts are those of the baseline: 1 changed text, 1 is not in it",
+    )
+
+
+def test_one_prompt_alone_is_no_comparison() -> None:
+    found = check("acceptance_length", measurement(prompts=[tally("q0", 40)]))
+    assert found.reasons == ("only 1 of 1 prompts are those of the baseline, and a comparison takes 2",)
+
+
+def test_acceptance_length_of_fewer_prompts_is_compared_over_those() -> None:
+    found = check("acceptance_length", measurement(STEPS[:4]))
+    assert (found.verdict, found.ratio, found.paired) == (Verdict.PASS, 1, 4)
+    assert found.value == found.baseline == 127 * 4 / sum(STEPS[:4])
+    assert found.reasons == ("over the 4 prompts that both runs have",)
+
+
+def test_throughput_of_fewer_prompts_is_another_batch() -> None:
+    found = check("output_tps", measurement(STEPS[:4]))
+    assert found.verdict is Verdict.INCOMPARABLE
+    assert found.reasons == (
+        "only 4 of the baseline's 8 prompts were run, and the others were part of its batch",
+    )
+
+
+@pytest.mark.parametrize("metric", THROUGHPUT)
+def test_throughput_on_other_hardware_is_incomparable_across_machines(metric: str) -> None:
+    found = check(metric, measurement(metrics={"speedup": 1.9}), hardware="CPU x 4")
+    assert (found.verdict, found.across_machines) == (Verdict.INCOMPARABLE, True)
+    assert found.reasons == (f"throughput of this cell is stored for {HARDWARE}, and this is CPU x 4",)
+
+
+def test_acceptance_length_compares_across_machines() -> None:
+    assert check("acceptance_length", measurement(), hardware="CPU x 4").verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("metric", ["output_tps", "user_tps"])
+def test_slower_steps_are_a_regression_of_throughput(metric: str) -> None:
+    run = measurement(step_s=0.012, wait_s=0.06)
+    found = check(metric, run, tolerance=0.10)
+    assert found.verdict is Verdict.REGRESSION
+    assert found.ratio == pytest.approx(1 / 1.2, rel=1e-5)
+    assert found.ci_high is not None
+    assert found.ci_high < 1
+    assert check("acceptance_length", run).verdict is Verdict.PASS
+
+
+def test_the_ratio_of_throughput_is_that_of_the_headlines_and_the_interval_is_around_it() -> None:
+    run = measurement([count + 3 * (count % 2) for count in STEPS], metrics={"output_tps": 100.0})
+    found = check("output_tps", run, baseline_of(measurement(metrics={"output_tps": 200.0})), tolerance=0.10)
+    assert found.ratio == 0.5
+    assert found.ci_low is not None
+    assert found.ci_high is not None
+    assert found.ci_low * found.ci_high == pytest.approx(0.25)
+    assert found.ci_low < 0.5 < found.ci_high
+
+
+def test_speedup_has_the_error_of_two_runs() -> None:
+    steps = [count + 3 * (count % 2) for count in STEPS]
+    baseline = baseline_of(measurement(metrics={"speedup": 2.0, "output_tps": 100.0}))
+    run = measurement(steps, metrics={"speedup": 2.0, "output_tps": 100.0})
+    one, two = check("output_tps", run, baseline), check("speedup", run, baseline)
+    assert one.ci_high is not None
+    assert two.ci_high is not None
+    assert one.ratio == two.ratio == 1
+    assert two.ci_high == pytest.approx(one.ci_high ** (2**0.5))
+
+
+def test_counters_per_server_give_a_verdict_without_an_interval_and_say_so() -> None:
+    run = without_steps(measurement([count + 4 for count in STEPS]))
+    found = check("acceptance_length", run)
+    assert (found.verdict, found.ci_low, found.ci_high) == (Verdict.REGRESSION, None, None)
+    assert found.ratio == pytest.approx(sum(STEPS) / (sum(STEPS) + 32), rel=1e-5)
+    assert found.reasons == ("no interval: one of the runs has counters per server only, not per prompt",)
+    assert check("acceptance_length", without_steps(measurement())).verdict is Verdict.PASS
+
+
+def test_counters_per_server_in_the_baseline_are_compared_the_same_way() -> None:
+    found = check("acceptance_length", measurement(), baseline_of(without_steps(measurement())))
+    assert (found.verdict, found.ci_low) == (Verdict.PASS, None)
+
+
+def test_counters_per_server_of_other_prompts_are_incomparable() -> None:
+    found = check("acceptance_length", without_steps(measurement(STEPS[:4])))
+    assert found.verdict is Verdict.INCOMPARABLE
+    assert "4 in this run, 8 in the baseline, 4 in both" in found.reasons[0]
+
+
+def test_another_target_of_the_same_run_serves_as_a_baseline() -> None:
+    other = merge("other", None, [measurement()], replace(CONDITIONS, method="ngram"), HARDWARE)
+    found = check("acceptance_length", measurement(), other)
+    assert (found.verdict, found.differs) == (Verdict.PASS, ("method ngram -> eagle3",))

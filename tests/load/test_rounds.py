@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+from aiohttp import web
+
+from pytest_speedbench.engines.base import Counters
+from pytest_speedbench.engines.control import Control
+from pytest_speedbench.errors import EngineError
+from pytest_speedbench.load.conversation import prepare
+from pytest_speedbench.load.progress import Progress
+from pytest_speedbench.load.records import RoundRecord
+from pytest_speedbench.load.rounds import difference, measure_rounds
+from tests.load.stub_engine import StubEngine, counters, prompts, sampling
+from tests.load.stub_server import GOOD, Exchanged, StubServer, event
+
+
+class Diary(StubServer):
+    """Writes every request into the engine's diary, after the control calls before it."""
+
+    def __init__(self, engine: StubEngine, *, fails_at: int = 0) -> None:
+        self.engine = engine
+        self.fails_at = fails_at
+        super().__init__(Diary._answer_and_note)
+
+    @staticmethod
+    async def _answer_and_note(server: StubServer, exchanged: Exchanged) -> web.StreamResponse:
+        assert isinstance(server, Diary)
+        server.engine.diary.append(f"request of {exchanged.output_length} tokens")
+        if len(server.asked) == server.fails_at:
+            return await exchanged.send(event(error="out of memory"))
+        return await exchanged.send(GOOD)
+
+    def measure(
+        self,
+        *,
+        rounds: int = 1,
+        warmup: int = 0,
+        death: str | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[RoundRecord, ...]:
+        with closing(Control(self.url)) as control:
+            prepared = prepare(self.engine, control, prompts(2), sampling(output_length=100))
+            return measure_rounds(
+                self.engine,
+                control,
+                prepared,
+                1,
+                rounds=rounds,
+                warmup=warmup,
+                alive=lambda: death,
+                progress=progress,
+            )
+
+
+def per_server(*readings: Counters | EngineError | None) -> StubEngine:
+    engine = StubEngine(counts_per_request=False)
+    engine.counter_readings = list(readings)
+    return engine
+
+
+def test_each_round_starts_clean_and_lies_between_two_readings_of_the_counters() -> None:
+    engine = per_server(*(counters(steps, (steps, 0, 0)) for steps in (10, 17, 17, 29)))
+    with Diary(engine) as server:
+        first, second = server.measure(rounds=2, warmup=1)
+    a_round = ["reset", "counters", *["request of 100 tokens"] * 2, "counters"]
+    assert engine.diary == ["request of 16 tokens", *a_round, *a_round]
+    assert first.server_counters == counters(7, (7, 0, 0))
+    assert second.server_counters == counters(12, (12, 0, 0))
+
+
+def test_counters_of_the_server_are_left_alone_where_each_request_has_its_own() -> None:
+    engine = StubEngine()
+    with Diary(engine) as server:
+        (record,) = server.measure()
+    assert engine.diary == ["reset", *["request of 100 tokens"] * 2]
+    assert record.server_counters is None
+
+
+def test_an_engine_without_counters_is_measured_all_the_same() -> None:
+    with Diary(per_server(None, None)) as server:
+        (record,) = server.measure()
+    assert (record.server_counters, record.failed) == (None, 0)
+
+
+def test_a_round_with_a_failed_request_is_the_last() -> None:
+    with Diary(StubEngine(), fails_at=3) as server:
+        records = server.measure(rounds=5)
+    assert [record.failed for record in records] == [0, 1]
+
+
+def test_failed_requests_say_more_than_counters_that_cannot_be_read_after_them() -> None:
+    engine = per_server(counters(1, (1, 0, 0)), EngineError("connection refused"))
+    with Diary(engine, fails_at=1) as server:
+        (record,) = server.measure()
+    assert (record.failed, record.server_counters) == (1, None)
+
+
+def test_counters_that_cannot_be_read_after_a_good_round_are_an_error() -> None:
+    engine = per_server(counters(1, (1, 0, 0)), EngineError("GET /metrics answered 404"))
+    with Diary(engine) as server, pytest.raises(EngineError, match="answered 404"):
+        server.measure()
+
+
+def test_a_dead_engine_is_not_measured() -> None:
+    engine = StubEngine()
+    with Diary(engine) as server, pytest.raises(EngineError, match="gone: vllm exited with code 1"):
+        server.measure(warmup=1, death="vllm exited with code 1")
+    assert engine.diary == []
+
+
+def test_one_progress_line_for_all_rounds_wiped_at_the_end() -> None:
+    writes: list[str] = []
+    with Diary(StubEngine()) as server:
+        server.measure(rounds=3, warmup=2, progress=Progress("cell", writes.append))
+    assert writes[0] == "\rcell  0/6 requests"
+    assert writes[-1].strip() == ""
+
+
+def test_difference_counts_what_happened_in_between() -> None:
+    before, after = counters(10, (8, 5, 1)), counters(30, (20, 9, 1))
+    assert difference(after, before) == counters(20, (12, 4, 0))
+
+
+def test_difference_where_a_position_was_reached_for_the_first_time() -> None:
+    before, after = counters(10, (8,)), counters(30, (20, 9))
+    assert difference(after, before) == counters(20, (12, 9))
+
+
+def test_a_server_that_was_restarted_in_between_is_an_error() -> None:
+    with pytest.raises(EngineError, match="counters went back"):
+        difference(counters(3, (2, 1, 0)), counters(10, (8, 5, 1)))

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_speedbench.cells import Cell
+from pytest_speedbench.load.records import Arrival, RequestRecord, RoundRecord
+from pytest_speedbench.metrics.measure import build
+from pytest_speedbench.metrics.measurement import Measurement
+from pytest_speedbench.metrics.names import UNITS
+from tests.metrics.records import counters, prompt, request, round_of
+
+CELL = Cell("qualitative", "coding", 1)
+
+
+def measure(
+    *requests: RequestRecord, method: str = "eagle3", turns: int = 1, batch_size: int = 1
+) -> Measurement:
+    prompts = [prompt(name, turns) for name in dict.fromkeys(record.question_id for record in requests)]
+    return build(
+        replace(CELL, batch_size=batch_size), method, [round_of(*requests, batch_size=batch_size)], prompts
+    )
+
+
+def test_every_metric_is_measured_or_has_its_reason() -> None:
+    whole = measure(request())
+    assert set(whole.metrics) == set(UNITS) - {"speedup"}
+    assert whole.missing == {}
+    assert whole.problems == ()
+    for partial in (
+        measure(request(counted=False), method="none"),
+        measure(request(counted=False)),
+        measure(request(accepted_by_step=[])),
+        measure(replace(request(), error="lost", arrivals=(), output_tokens=0)),
+        measure(request(), batch_size=8),
+    ):
+        assert set(partial.metrics) | set(partial.missing) == set(UNITS) - {"speedup"}
+        assert not set(partial.metrics) & set(partial.missing)
+        assert all(partial.missing.values())
+
+
+def test_counts_are_pooled_over_turns_repeats_and_rounds() -> None:
+    first = round_of(request(turn=0, accepted_by_step=[3, 3]), request(turn=1, accepted_by_step=[0]))
+    second = round_of(request(turn=0, accepted_by_step=[1]), request(turn=1, accepted_by_step=[2, 2]))
+    measured = build(CELL, "eagle3", [first, second], [prompt(turns=2)])
+    assert measured.problems == ()
+    assert measured.metrics["acceptance_length"] == (8 + 1 + 2 + 6) / 6
+    (tally,) = measured.prompts
+    assert (tally.requests, tally.output_tokens, tally.steps, tally.drafted_steps) == (4, 21, 6, 6)
+    assert tally.accepted_per_position == (5, 4, 2)
+    assert tally.decode_tokens == 17
+    assert tally.decode_s == pytest.approx(0.6)
+    assert tally.elapsed_s == pytest.approx(0.6 + 4 * 0.5)
+    assert tally.digest == prompt(turns=2).digest
+    assert measured.prompt_tokens == 40
+    assert (measured.rounds, measured.sent, measured.finished, measured.failed) == (2, 4, 4, 0)
+
+
+def test_output_tps_is_the_median_of_the_rounds() -> None:
+    rounds = [
+        round_of(request(accepted_by_step=[0] * 9, ttft_s=0.1, step_s=step_s)) for step_s in (0.1, 0.3, 0.9)
+    ]
+    measured = build(CELL, "eagle3", rounds, [prompt()])
+    assert measured.round_output_tps == pytest.approx((10 / 1.0, 10 / 2.8, 10 / 8.2))
+    assert measured.metrics["output_tps"] == pytest.approx(10 / 2.8)
+
+
+def test_speed_benchs_mean_takes_a_prompt_with_its_turns_as_one_request() -> None:
+    measured = measure(
+        request("a", [3], turn=0), request("a", [3], turn=1), request("b", [0], turn=0), request("b", [0], turn=1),
+        turns=2,
+    )  # fmt: skip
+    assert measured.metrics["mean_of_requests_acceptance_length"] == (10 / 4 + 4 / 4) / 2
+
+
+def test_tallies_are_in_the_order_of_question_ids() -> None:
+    measured = measure(request("b"), request("c"), request("a"))
+    assert [tally.question_id for tally in measured.prompts] == ["a", "b", "c"]
+
+
+def test_without_drafting_acceptance_length_is_one_and_needs_no_counters() -> None:
+    measured = measure(request(accepted_by_step=[0, 0], counted=False), method="none")
+    assert measured.metrics["acceptance_length"] == 1
+    assert measured.missing["drafted_acceptance_length"] == "method none drafts nothing"
+    assert measured.metrics["step_latency_s_mean"] == pytest.approx(0.1)
+    assert measured.problems == ()
+    assert measured.counter_source is None
+
+
+def test_an_engine_that_drafts_with_method_none_is_a_problem() -> None:
+    (problem,) = measure(request(), method="none").problems
+    assert "q1 turn 1" in problem
+    assert "with method none" in problem
+
+
+def test_missing_counters_are_a_problem_and_never_a_number() -> None:
+    measured = measure(request(counted=False))
+    assert measured.problems == ("the engine sent no counters",)
+    assert "acceptance_length" not in measured.metrics
+    assert measured.missing["acceptance_length"] == "the engine sent no counters of its decode steps"
+    assert measured.prompts[0].steps is None
+
+
+def test_counters_missing_of_some_requests_are_a_problem() -> None:
+    measured = measure(request("a"), request("b", counted=False), request("c"))
+    assert measured.problems == ("the engine sent no counters for 1 of 3 requests, first b turn 1",)
+    assert "acceptance_length" not in measured.metrics
+
+
+def test_a_request_of_one_token_needs_no_counters() -> None:
+    measured = measure(request("a"), request("b", [], counted=False))
+    assert measured.problems == ()
+    assert measured.metrics["acceptance_length"] == 8 / 3
+
+
+def test_counters_of_the_server_give_acceptance_but_not_by_prompt() -> None:
+    records = [request("a", [2, 0, 3], counted=False), request("b", [1], overshoot=1, counted=False)]
+    pooled = counters([2, 0, 3, 1], source="prometheus")
+    rounds = [round_of(*records, server_counters=pooled)] * 2
+    measured = build(CELL, "eagle3", rounds, [prompt("a"), prompt("b")])
+    assert measured.problems == ()
+    assert measured.metrics["acceptance_length"] == (8 + 1) / 4
+    assert measured.per_position["conditional_acceptance_rate"] == (0.75, 2 / 3, 0.5)
+    assert measured.metrics["step_latency_s_mean"] == pytest.approx(0.1)
+    assert measured.missing["step_latency_s_p99"] == "the engine counts per server only, not per request"
+    assert measured.counter_source == "prometheus"
+    assert [tally.steps for tally in measured.prompts] == [None, None]
+
+
+def test_counters_of_the_server_that_do_not_fit_are_a_problem() -> None:
+    round_ = round_of(request(counted=False), server_counters=counters([2, 0, 3, 3, 3, 3]))
+    (problem,) = build(CELL, "eagle3", [round_], [prompt()]).problems
+    assert problem.startswith("the server's counters of round 1 are inconsistent: ")
+
+
+def test_inconsistent_counters_name_the_request() -> None:
+    wrong = replace(request("b", turn=1), counters=counters([3] * 9))
+    measured = measure(request("b"), wrong, turns=2)
+    (problem,) = measured.problems
+    assert problem.startswith("inconsistent counters in 1 of 2 requests, first b turn 2: ")
+
+
+def test_failed_requests_are_counted_and_the_first_error_is_told() -> None:
+    failed = replace(request("b"), error="HTTP 500: out of memory", arrivals=(), output_tokens=0)
+    measured = measure(request("a"), failed, replace(failed, question_id="c"))
+    assert measured.problems == ("2 of 3 requests failed, first b turn 1: HTTP 500: out of memory",)
+    assert (measured.sent, measured.finished, measured.failed) == (3, 1, 2)
+    assert [tally.question_id for tally in measured.prompts] == ["a"]
+
+
+def test_turns_that_cannot_follow_a_failed_one_are_not_told_again() -> None:
+    failed = replace(request("a"), error="lost", arrivals=(), output_tokens=0)
+    measured = measure(failed, request("b"), request("b", turn=1), turns=2)
+    assert measured.problems == ("1 of 3 requests failed, first a turn 1: lost",)
+
+
+def test_an_overloaded_client_measures_itself() -> None:
+    def busy(share: float) -> Measurement:
+        return build(
+            CELL, "eagle3", [round_of(request()), replace(round_of(request()), client_busy=share)], [prompt()]
+        )
+
+    (problem,) = busy(0.97).problems
+    assert problem.startswith("the client was overloaded: it computed 97% of the time")
+    assert busy(0.6).problems == ()
+    assert busy(0.6).notes == ("the client computed 60% of the time: latencies may be its own",)
+    assert busy(0.2).notes == ()
+
+
+def test_a_request_that_was_never_sent_is_a_problem() -> None:
+    measured = build(CELL, "eagle3", [round_of(request("a"))], [prompt("a", turns=2), prompt("b")])
+    assert measured.problems == ("2 requests are unaccounted for, first a turn 2, round 1",)
+
+
+def test_a_request_that_was_sent_twice_is_a_problem() -> None:
+    (problem,) = measure(request("a"), request("a")).problems
+    assert problem == "1 requests were not asked for or came twice, first a turn 1, round 1"
+
+
+def test_a_request_without_tokens_is_a_problem() -> None:
+    empty = replace(request("b"), arrivals=(), output_tokens=0)
+    measured = measure(request("a"), empty)
+    assert measured.problems == ("1 of 2 requests delivered no token, first b turn 1",)
+
+
+def test_no_request_at_all_is_a_problem() -> None:
+    assert build(CELL, "none", [], []).problems == ("no request was sent",)
+
+
+def test_notes_tell_how_far_ngram_can_be_off() -> None:
+    plain = request(accepted_by_step=[3, 0, 0, 0])
+    measured = build(CELL, "ngram", [round_of(replace(plain, counters=counters([3])))], [prompt()])
+    assert measured.problems == ()
+    assert measured.notes == (
+        "acceptance length is an upper bound: the engine counts drafted steps only, and does not tell the drafts "
+        "accepted past the end of the output; it lies in 1.0000 .. 1.7500",
+    )
+
+
+def test_notes_tell_of_repeats_steps_without_a_draft_and_untimed_requests() -> None:
+    at_once = RequestRecord("q1", 0, 1, 0.0, 1.0, (Arrival(1.0, 10),), 10, None, counters=request().counters)
+    notes = measure(request(), at_once, batch_size=2).notes
+    assert notes == (
+        "1 of 7 steps had no draft, as after a preemption",
+        "1 prompts are fewer than the batch holds: some were sent 2 times a round",
+        "1 requests' tokens arrived all at once; user TPS and step latency leave them out",
+        "1 requests came without a count of their prompt tokens",
+    )
+
+
+def test_notes_tell_where_stream_and_usage_disagree() -> None:
+    record = replace(request(), arrivals=(Arrival(0.5, 1), Arrival(0.8, 5)))
+    assert "the streams held 6 tokens, and the engine counted 9" in measure(record).notes
+
+
+def test_tokenizations_are_told() -> None:
+    rounds = [RoundRecord(1, (request(),), "engine"), RoundRecord(1, (request(),), "messages")]
+    assert build(CELL, "eagle3", rounds, [prompt()]).tokenization == "engine, messages"
