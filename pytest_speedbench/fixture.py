@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,10 +14,6 @@ if TYPE_CHECKING:
     from pytest_speedbench.metrics.measurement import Measurement
     from pytest_speedbench.session import Session
     from pytest_speedbench.settings import Target
-
-
-class SpeedBenchWarning(UserWarning):
-    """A verdict that a person should look at although no test fails: inconclusive, or a stale baseline."""
 
 
 class SpeedBench:
@@ -45,8 +40,10 @@ class SpeedBench:
         try:
             measurement = self._session.measure(self.cell)
         except SpeedBenchError as error:
-            pytest.fail(str(error), pytrace=False)
-        return MeasuredCell(measurement, self._session, self._item)
+            failure = str(error)
+        else:
+            return MeasuredCell(measurement, self._session, self._item)
+        pytest.fail(failure, pytrace=False)  # out of the except block, or pytest shows both
 
 
 class MeasuredCell:
@@ -92,13 +89,11 @@ class MeasuredCell:
         if unknown or not metrics:
             wrong = f"{unknown[0]!r} cannot be gated" if unknown else "no metric named"
             pytest.fail(f"assert_no_regression: {wrong}; there are {', '.join(GATED)}", pytrace=False)
-        outcome = self._session.judge(self.measurement, metrics)
+        judgement = self._session.judge(self.measurement, metrics)
         for metric in metrics:
             if metric in self.measurement.metrics:
                 self._item.user_properties.append((f"speedbench_{metric}", self.measurement.metrics[metric]))
-        for warning in outcome.warnings:
-            warnings.warn(SpeedBenchWarning(warning), stacklevel=2)
-        if outcome.failure:
-            pytest.fail(outcome.failure, pytrace=False)
-        if outcome.skip:
-            pytest.skip(outcome.skip)
+        if judgement.failure:
+            pytest.fail(judgement.failure, pytrace=False)
+        if judgement.skip:
+            pytest.skip(judgement.skip)

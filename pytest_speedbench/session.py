@@ -34,7 +34,6 @@ class Judgement:
 
     failure: str | None = None
     skip: str | None = None
-    warnings: tuple[str, ...] = ()
 
 
 class Session:
@@ -66,6 +65,7 @@ class Session:
         self._causes: dict[Cell, Cause | None] = {}
         self._failures: dict[Cell, str] = {}
         self._warnings: list[str] = []
+        self._notices: list[str] = []
         self._messages: list[str] = []
         self._started = datetime.now(timezone.utc)
 
@@ -219,9 +219,10 @@ class Session:
         if outcome.failing:
             self._failures[cell] = text(checks)
             return Judgement(failure=self._failures[cell])
+        if outcome.notable:
+            self._notices.append(text(outcome.notable))
         return Judgement(
-            skip="; ".join(reason for check in outcome.skipping for reason in check.reasons) or None,
-            warnings=(text(outcome.warning),) if outcome.warning else (),
+            skip="; ".join(reason for check in outcome.skipping for reason in check.reasons) or None
         )
 
     def _cause(self, cell: Cell, baseline: Baseline | None) -> Cause | None:
@@ -326,11 +327,9 @@ class Session:
         Returns:
             Whether everything that was to be written could be written.
         """
-        written = True
-        if self.settings.save:
-            written = self._save(exit_status)
         if not self._runs:
-            return written
+            return True
+        written = self._save(exit_status) if self.settings.save else True
         for path, write in ((self.settings.json, "json_file"), (self.settings.report, "markdown")):
             if path is None:
                 continue
@@ -349,16 +348,16 @@ class Session:
         from pytest_speedbench.gate.store import save
 
         path = self.settings.baseline_path
-        run = self._runs.get("main")
+        run = self._runs["main"]
         if self.failed:
             self._messages.append(
-                f"nothing was saved to {self._shown(path)}: {len(self.failed)} gated test(s) failed"
+                f"nothing was saved to {self._shown(path)}: {_counted(len(self.failed), 'gated test')} failed"
             )
             return True
         if exit_status not in (0, 1):
             self._messages.append(f"nothing was saved to {self._shown(path)}: the run did not end by itself")
             return True
-        if run is None or run.hardware is None or not self._measured:
+        if run.hardware is None or not self._measured:
             self._messages.append(f"nothing was saved to {self._shown(path)}: no cell was measured")
             return True
         try:
@@ -374,7 +373,7 @@ class Session:
             self._messages.append(f"nothing was saved: {error}")
             return False
         self._messages.append(
-            f"saved {len(self._measured)} cell(s) to {self._shown(path)}; look at the change before you commit it"
+            f"saved {_counted(len(self._measured), 'cell')} to {self._shown(path)}; look at the change before you commit it"
         )
         return True
 
@@ -393,6 +392,8 @@ class Session:
             hardware=run.hardware,
             cells=tuple(self._cell_result(cell) for cell in self._measured),
             warnings=tuple(dict.fromkeys(self._warnings)),
+            notices=tuple(self._notices),
+            saving=self.settings.save,
             messages=tuple(self._messages),
         )
 
@@ -400,6 +401,10 @@ class Session:
         from pytest_speedbench.load.progress import Progress
 
         return Progress(label, self._terminal)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _without_speculation(target: Target) -> Target:

@@ -188,18 +188,24 @@ def read(rootdir: Path, command_line: Lookup, ini: Lookup) -> Settings | None:
         def conditions_only(option: Option) -> tuple[Any, str, Path] | None:
             return None if option.field in DESCRIBES_TARGET else command_line(option)
 
-        other = _read_target(rootdir, against, conditions_only, ini, None)
-    return _read_target(rootdir, name, command_line, ini, other)
+        other = _read_target(rootdir, against, conditions_only, ini, main=False)
+    return _read_target(rootdir, name, command_line, ini, against=other)
 
 
 def _read_target(
-    rootdir: Path, name: str | None, command_line: Lookup, ini: Lookup, against: Settings | None
+    rootdir: Path,
+    name: str | None,
+    command_line: Lookup,
+    ini: Lookup,
+    *,
+    main: bool = True,
+    against: Settings | None = None,
 ) -> Settings:
     lookups: dict[str, Lookup] = {"command line": command_line}
     if name is not None:
         from pytest_speedbench.targets_file import load_target
 
-        values = load_target(rootdir / TARGETS_FILE, name)
+        values = load_target(rootdir / TARGETS_FILE, name, BY_FIELD["target" if main else "against"].option)
 
         def from_file(option: Option) -> tuple[Any, str, Path] | None:
             if option.key is None or option.key not in values:

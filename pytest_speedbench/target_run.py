@@ -65,6 +65,11 @@ class TargetRun:
         """
         if cell not in self._measured:
             control = self._running()
+            death = self._died()
+            if death is not None:
+                raise EngineError(
+                    f"{cell.id} was not measured: {death} in an earlier cell; its log: {self.log}"
+                )
             self._measured[cell] = self._measure(cell, control)
         return self._measured[cell]
 
@@ -128,14 +133,12 @@ class TargetRun:
         return build(cell, settings.target.method, rounds, prompts)
 
     def _died(self) -> str | None:
-        if self._process is None:
+        code = self._process.exit_code() if self._process is not None else None
+        if code is None:
             return None
-        code = self._process.exit_code()
-        return (
-            None
-            if code is None
-            else f"{self.settings.target.engine} exited with code {code}; its log: {self._process.log}"
-        )
+        from pytest_speedbench.engines.process import describe_exit
+
+        return f"{self.settings.target.engine} {describe_exit(code)}"
 
     def close(self) -> None:
         """End the engine if it was launched here. May be called more than once."""

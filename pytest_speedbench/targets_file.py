@@ -11,19 +11,20 @@ from pytest_speedbench.yaml_file import YamlFileError, load_checked
 SCHEMA = Path(__file__).with_name("speedbench.schema.json")
 
 
-def load_target(path: Path, name: str) -> dict[str, Any]:
+def load_target(path: Path, name: str, option: str = "--speedbench-target") -> dict[str, Any]:
     """What `speedbench.yaml` says of one target, by option.
 
     Args:
         path: the file.
         name: a key under `targets`.
+        option: that asked for it.
 
     Raises:
         SettingsError: no such file or target, or a file that does not fit its schema; names the place.
     """
     if not path.exists():
         raise SettingsError(
-            f"--speedbench-target={name}: there is no {path.name} in {path.parent}; write one, or give --speedbench-engine"
+            f"{option}={name}: there is no {path.name} in {path.parent}; write one, or give --speedbench-engine"
         )
     try:
         document = load_checked(path, SCHEMA)
@@ -32,7 +33,7 @@ def load_target(path: Path, name: str) -> dict[str, Any]:
     targets = document["targets"]
     if name not in targets:
         raise SettingsError(
-            f"--speedbench-target={name}: {path.name} has no such target; it has {', '.join(sorted(targets))}"
+            f"{option}={name}: {path.name} has no such target; it has {', '.join(sorted(targets))}"
         )
     values = dict(targets[name])
     if "tolerance" in values:

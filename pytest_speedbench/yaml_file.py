@@ -83,3 +83,9 @@ def load(path: Path) -> Any:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
         raise YamlFileError(f"{path}{where}: {problem}") from None
+    except (
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:  # such as a list as a key, or the date 2026-13-45
+        raise YamlFileError(f"{path}: {error}") from None

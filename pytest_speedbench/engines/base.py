@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
@@ -83,14 +83,17 @@ class Counters:
     """
 
     source: str
-    """Where they were read: for example `response` or `prometheus`."""
-    drafted_steps: int
-    """Decode steps that verified at least one draft token."""
-    drafted_tokens: int
+    """Where they were read: for example `response` or `prometheus`; `estimated` where stream events were taken for
+    steps."""
+    drafted_steps: int | None
+    """Decode steps that verified at least one draft token; None where they are not told."""
+    drafted_tokens: int | None
+    """None where they are not told."""
     accepted_tokens: int
     """Draft tokens accepted by verification, those cut off at the end of the output included."""
     accepted_per_position: tuple[int, ...]
-    """Steps in which the draft token at position 1, 2, ... k was accepted (joint: all before it were)."""
+    """Steps in which the draft token at position 1, 2, ... k was accepted (joint: all before it were); empty where
+    they are not told."""
     draft_length: int
     """Longest draft (k)."""
     decode_steps: int | None = None
@@ -123,10 +126,15 @@ class Engine(Protocol):
     """Methods this engine can be launched with."""
     ready_path: str
     """Answers 200 once the server can generate, such as `/health`."""
-    counts_per_request: bool
-    """Whether responses carry counters; if not, `server_counters` are read before and after each round."""
 
     def __init__(self, target: Target) -> None: ...
+
+    @property
+    def counts_per_request(self) -> bool:
+        """Whether responses carry counters; if not, `server_counters` are read before and after each round.
+
+        Asked after `version` and `reset`, in which an engine may find out from a server that already runs.
+        """
 
     def check(self) -> None:
         """Refuse a target that cannot be launched (no model, missing path, interpreter without the engine).
@@ -162,3 +170,11 @@ class Engine(Protocol):
 
     def hardware(self, control: Control) -> Hardware:
         """What the engine computes on."""
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """An engine that may add this method: its server says how many requests it computes at once."""
+
+    def requests_at_once(self, control: Control) -> int:
+        """Requests computed at once; what exceeds them waits, so that no larger batch size can be measured."""

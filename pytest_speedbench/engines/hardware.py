@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from pytest_speedbench.engines.base import Hardware
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _ANSWER_S = 120.0
@@ -42,6 +46,30 @@ def accelerators(python: str | None = None) -> tuple[str, ...]:
     if names:
         return _visible(names, os.environ.get("CUDA_VISIBLE_DEVICES"))
     return _lines([python, "-c", _TORCH]) if python else ()
+
+
+def launched(names: Sequence[str], count: int) -> Hardware:
+    """What an engine launched here computes on.
+
+    Args:
+        names: accelerators that it sees; empty for a CPU.
+        count: how many of them it was told to use.
+    """
+    return Hardware(_together(names[:count]), count) if names else Hardware(cpu())
+
+
+def attached(url: str) -> Hardware:
+    """What a server that already runs computes on; of one on another machine only its address is known."""
+    address = urlsplit(url)
+    if address.hostname not in ("127.0.0.1", "localhost", "::1"):
+        return Hardware(f"unknown, at {address.netloc}")
+    names = accelerators()
+    # How many of them the server uses, it does not tell.
+    return Hardware(f"{_together(names)}, attached" if names else cpu())
+
+
+def _together(names: Sequence[str]) -> str:
+    return " + ".join(dict.fromkeys(names))
 
 
 def _visible(names: tuple[str, ...], chosen: str | None) -> tuple[str, ...]:

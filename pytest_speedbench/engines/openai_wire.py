@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ def read_stream(events: Sequence[bytes]) -> Reply:
     Raises:
         EngineError: the stream carries an error, is no JSON, has no `usage`, or contradicts it.
     """
-    chunks = _decode(events)
+    chunks = decode_events(events)
     text: list[str] = []
     per_event: list[int | None] = []
     token_ids: list[int] = []
@@ -78,7 +78,7 @@ def read_stream(events: Sequence[bytes]) -> Reply:
     finish_reason: str | None = None
     counters: Counters | None = None
     for chunk in chunks:
-        _refuse_error(chunk)
+        refuse_error(chunk)
         usage_here = chunk.get("usage")
         usage = usage_here or usage
         totals.append(usage_here.get("completion_tokens") if usage_here else None)
@@ -114,8 +114,16 @@ def read_stream(events: Sequence[bytes]) -> Reply:
     )
 
 
-def tokenize(control: Control, messages: Sequence[Message], model: str) -> tuple[int, ...] | None:
+def tokenize(
+    control: Control, messages: Sequence[Message], model: str, *, absent: Collection[int] = (404, 405)
+) -> tuple[int, ...] | None:
     """Token ids of a chat from POST `/tokenize`, template and generation prompt applied once.
+
+    Args:
+        control: the server.
+        messages: the chat.
+        model: name under which the server serves the model.
+        absent: statuses of a server that has no such route, or none that takes messages.
 
     Returns:
         The ids, or None where the server has no such route.
@@ -125,7 +133,7 @@ def tokenize(control: Control, messages: Sequence[Message], model: str) -> tuple
     """
     body = {"model": model, "messages": _messages(messages), "add_generation_prompt": True}
     response = control.post("/tokenize", body)
-    if response.status_code in (404, 405):
+    if response.status_code in absent:
         return None
     where = f"POST {control.url}/tokenize"
     if response.status_code != 200:
@@ -187,7 +195,12 @@ def parse_prometheus(exposition: str, prefix: str = "vllm:") -> Counters | None:
     )
 
 
-def _decode(events: Sequence[bytes]) -> list[dict[str, Any]]:
+def decode_events(events: Sequence[bytes]) -> list[dict[str, Any]]:
+    """The JSON objects of a stream's events.
+
+    Raises:
+        EngineError: an event is no JSON object.
+    """
     try:
         # One parse of the whole stream: a third of the time of a parse per event.
         chunks = json.loads(b"[" + b",".join(events) + b"]")
@@ -207,7 +220,8 @@ def _decode(events: Sequence[bytes]) -> list[dict[str, Any]]:
     raise EngineError("the response stream is no sequence of JSON objects")
 
 
-def _refuse_error(chunk: Mapping[str, Any]) -> None:
+def refuse_error(chunk: Mapping[str, Any]) -> None:
+    """Raise `EngineError` where an event is the server's report of an error."""
     error = chunk.get("error")
     if error is None and chunk.get("object") == "error":
         error = chunk

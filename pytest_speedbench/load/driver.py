@@ -11,10 +11,13 @@ same clock as `time.perf_counter`), and is the one that the event loop's own tim
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_speedbench.errors import EngineError
@@ -84,14 +87,31 @@ def run_round(
         One record for each turn, in the order in which they ended.
     """
     round_ = _Round(engine, url, prepared, batch_size, request_timeout_s, alive, progress)
-    client_busy = run(round_.drive)
-    records = [*round_.records, *(decode(engine, exchange)[0] for exchange in round_.exchanges)]
+    with _no_garbage_collection():
+        client_busy = run(round_.drive)
+        records = [*round_.records, *(decode(engine, exchange)[0] for exchange in round_.exchanges)]
     return RoundRecord(
         batch_size=batch_size,
         requests=tuple(sorted(records, key=lambda record: record.ended_s)),
         tokenization=prepared.tokenization,
         client_busy=client_busy,
     )
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep Python from stopping the client to look for cycles.
+
+    A full collection visits every object of the process: with two million, as the records of earlier cells can
+    be, it held all streams up for half a second. A round leaves few cycles, and they are collected after it.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _order(prepared: Prepared, batch_size: int) -> Iterator[tuple[int, int]]:
@@ -125,8 +145,7 @@ class _Round:
         self._alive = alive
         self._progress = progress
         self._waiting = _order(prepared, batch_size)
-        self._streams: dict[int, list[tuple[float, bytes]]] = {}
-        """Chunks of the requests in flight."""
+        self._in_flight: dict[asyncio.Task[str | None], _Stream] = {}
         self._last_response_s = 0.0
         self._over: str | None = None
         """Why no more requests are sent."""
@@ -137,13 +156,13 @@ class _Round:
         Returns:
             Share of the time in which this thread was computing.
         """
-        ticker = asyncio.create_task(_tick(self._progress))
-        async with _session(self._request_timeout_s) as session:
+        watch = asyncio.create_task(self._watch())
+        async with _session() as session:
             with encoder_threads() as threads:
                 wall_s, busy_s = -time.monotonic(), -time.thread_time()
                 await asyncio.gather(*(self._slot(session, threads) for _ in range(self._batch_size)))
                 wall_s, busy_s = wall_s + time.monotonic(), busy_s + time.thread_time()
-        ticker.cancel()
+        watch.cancel()
         return busy_s / wall_s
 
     async def _slot(self, session: aiohttp.ClientSession, threads: Executor) -> None:
@@ -194,47 +213,69 @@ class _Round:
         """One request and its response, as it comes off the wire."""
         import aiohttp
 
-        chunks: list[tuple[float, bytes]] = []
-        self._streams[id(chunks)] = chunks
-        error: str | None = None
-        fault: Exception | None = None
-        sent_s = time.monotonic()
+        stream = _Stream(sent_s=time.monotonic())
+        receiving = asyncio.create_task(self._receive(session, call, stream))
+        self._in_flight[receiving] = stream
         try:
-            error = await self._receive(session, call, chunks)
-        except (aiohttp.ClientError, OSError) as raised:
-            fault = raised
+            await asyncio.wait((receiving,))
         finally:
-            ended_s = time.monotonic()
-            del self._streams[id(chunks)]
-        if fault is None:
-            self._last_response_s = ended_s
+            del self._in_flight[receiving]
+            receiving.cancel()
+        error: str | None
+        if receiving.cancelled():
+            self._suspect_silence()
+            error = f"no data for {self._request_timeout_s:g} s"
+        elif isinstance(fault := receiving.exception(), (aiohttp.ClientError, OSError)):
+            error = await self._explain(fault, sum(len(data) for _, data in stream.chunks))
         else:
-            error = await self._explain(fault, sum(len(data) for _, data in chunks))
-        return Exchange(prompt.question_id, turn, repeat, sent_s, ended_s, chunks, error)
+            error = receiving.result()
+            self._last_response_s = stream.ended_s
+        return Exchange(prompt.question_id, turn, repeat, stream.sent_s, stream.ended_s, stream.chunks, error)
 
-    async def _receive(
-        self, session: aiohttp.ClientSession, call: HttpCall, chunks: list[tuple[float, bytes]]
-    ) -> str | None:
+    async def _receive(self, session: aiohttp.ClientSession, call: HttpCall, stream: _Stream) -> str | None:
         """Send, and read to the end; returns the server's refusal, in words."""
         clock = time.monotonic
-        keep = chunks.append
+        keep = stream.chunks.append
         # aiohttp warns of bytes above 1 MiB, and sends the same bytes in pieces where they come as a file.
         body = call.body if len(call.body) < 2**20 else io.BytesIO(call.body)
-        async with session.post(self._url + call.path, data=body, headers=call.headers) as response:
-            if response.status != 200:
-                return f"HTTP {response.status}: {excerpt(await response.content.read())}"
-            read = response.content.readany
-            while data := await read():
-                keep((clock(), data))
+        stream.sent_s = clock()
+        try:
+            async with session.post(self._url + call.path, data=body, headers=call.headers) as response:
+                if response.status != 200:
+                    return f"HTTP {response.status}: {excerpt(await response.content.read())}"
+                read = response.content.readany
+                while data := await read():
+                    keep((clock(), data))
+        finally:
+            stream.ended_s = clock()
         return None
 
-    async def _explain(self, fault: Exception, received: int) -> str:
+    async def _watch(self) -> None:
+        """Give up requests on which nothing arrives, and keep the progress line alive.
+
+        aiohttp's own read timeout sets a new timer at every chunk: a fifth of the client's whole work.
+        """
+        while True:
+            await asyncio.sleep(min(1.0, self._request_timeout_s / 4))
+            silent_since_s = time.monotonic() - self._request_timeout_s
+            for receiving, stream in self._in_flight.items():
+                if stream.last_sign_s < silent_since_s:
+                    receiving.cancel()
+            if self._progress is not None:
+                self._progress.tick()
+
+    def _suspect_silence(self) -> None:
+        """Give up on an engine that hangs as a whole, rather than wait once more for each prompt left."""
+        chunks = (stream.chunks[-1][0] for stream in self._in_flight.values() if stream.chunks)
+        if max(self._last_response_s, *chunks, 0.0) < time.monotonic() - self._request_timeout_s:
+            self._over = (
+                self._over or f"the engine hangs, no data for {self._request_timeout_s:g} s on any request"
+            )
+
+    async def _explain(self, fault: BaseException, received: int) -> str:
         """Put a fault of the wire in words, and find out whether it is the end of the round."""
         import aiohttp
 
-        if isinstance(fault, aiohttp.ServerTimeoutError):
-            self._suspect_silence()
-            return f"no data for {self._request_timeout_s:g} s"
         waited_until_s = time.monotonic() + DEATH_RATTLE_S
         while self._over is None and self._alive() is None and time.monotonic() < waited_until_s:
             await asyncio.sleep(0.02)
@@ -244,15 +285,6 @@ class _Round:
             return f"the connection broke off after {received} bytes ({reason})"
         self._over = self._over or f"nothing answers at {self._url} any more"
         return f"no connection to {self._url} ({reason})"
-
-    def _suspect_silence(self) -> None:
-        """Give up on an engine that hangs as a whole, rather than wait once more for each prompt left."""
-        last_chunks = (chunks[-1][0] for chunks in self._streams.values() if chunks)
-        last_sign_s = max(self._last_response_s, *last_chunks, 0.0)
-        if time.monotonic() - last_sign_s >= self._request_timeout_s:
-            self._over = (
-                self._over or f"the engine hangs, no data for {self._request_timeout_s:g} s on any request"
-            )
 
     def _abandon(self, prompt: Prompt, turn: int, repeat: int, error: str) -> None:
         """Record `turn` and those after it as failed without having gone out."""
@@ -276,21 +308,25 @@ class _Round:
             self._progress.finished(tokens)
 
 
-async def _tick(progress: Progress | None) -> None:
-    """Keep the line alive while long requests are in flight."""
-    while progress is not None and progress.enabled:
-        await asyncio.sleep(1.0)
-        progress.tick()
+@dataclass
+class _Stream:
+    """A response as it comes in."""
+
+    sent_s: float
+    ended_s: float = 0.0
+    chunks: list[tuple[float, bytes]] = field(default_factory=list)
+
+    @property
+    def last_sign_s(self) -> float:
+        return self.chunks[-1][0] if self.chunks else self.sent_s
 
 
-def _session(request_timeout_s: float) -> aiohttp.ClientSession:
+def _session() -> aiohttp.ClientSession:
     import aiohttp
 
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S, ttl_dns_cache=None),
-        timeout=aiohttp.ClientTimeout(
-            total=None, sock_connect=request_timeout_s, sock_read=request_timeout_s
-        ),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None, sock_read=None),
         read_bufsize=READ_BUFFER_BYTES,
         auto_decompress=False,
         headers={"Accept-Encoding": "identity"},  # nobody would unpack it

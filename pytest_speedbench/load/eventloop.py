@@ -25,15 +25,16 @@ def run(main: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
     thread = threading.Thread(
         target=_complete, args=(loop, task, outcome), name="speedbench-load", daemon=True
     )
-    thread.start()
     try:
+        thread.start()
         return outcome.result()
     except BaseException:
         with contextlib.suppress(RuntimeError):  # the loop is closed: it had come to its end by itself
             loop.call_soon_threadsafe(task.cancel)
         raise
     finally:
-        thread.join()
+        if thread.is_alive():  # not if it was the start that was interrupted
+            thread.join()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -45,9 +46,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _complete(
-    loop: asyncio.AbstractEventLoop, task: asyncio.Task[Result], outcome: Future[Result]
-) -> None:
+def _complete(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Result], outcome: Future[Result]) -> None:
     try:
         try:
             result = loop.run_until_complete(task)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.engines.base import Counters
+from pytest_speedbench.engines.base import Bounded, Counters
 from pytest_speedbench.errors import EngineError
 from pytest_speedbench.load.conversation import Prepared, warm_up
 from pytest_speedbench.load.driver import always_alive, requests_of, run_round
@@ -52,7 +52,8 @@ def measure_rounds(
         would follow.
 
     Raises:
-        EngineError: the engine is dead before a round, or a control call failed.
+        EngineError: the engine is dead before a round, computes fewer requests at once than the batch size, or
+            a control call failed.
     """
 
     def one_round(what: Prepared, in_flight: int, shown: Progress | None) -> RoundRecord:
@@ -67,6 +68,8 @@ def measure_rounds(
         )
 
     done: list[RoundRecord] = []
+    _refuse_dead(alive)
+    _refuse_to_queue(engine, control, batch_size)
     try:
         if progress is not None:
             progress.begin(rounds * requests_of(prepared, batch_size))
@@ -96,20 +99,20 @@ def difference(after: Counters, before: Counters) -> Counters:
     positions = zip_longest(after.accepted_per_position, before.accepted_per_position, fillvalue=0)
     counted = replace(
         after,
-        drafted_steps=after.drafted_steps - before.drafted_steps,
-        drafted_tokens=after.drafted_tokens - before.drafted_tokens,
+        drafted_steps=_since(after.drafted_steps, before.drafted_steps),
+        drafted_tokens=_since(after.drafted_tokens, before.drafted_tokens),
         accepted_tokens=after.accepted_tokens - before.accepted_tokens,
         accepted_per_position=tuple(later - earlier for later, earlier in positions),
-        decode_steps=(
-            None
-            if after.decode_steps is None or before.decode_steps is None
-            else after.decode_steps - before.decode_steps
-        ),
+        decode_steps=_since(after.decode_steps, before.decode_steps),
     )
-    numbers = (counted.drafted_steps, counted.drafted_tokens, counted.accepted_tokens)
+    numbers = (counted.drafted_steps or 0, counted.drafted_tokens or 0, counted.accepted_tokens)
     if min(*numbers, *counted.accepted_per_position) < 0:
         raise EngineError("the engine's counters went back during a round: it was restarted while measured")
     return counted
+
+
+def _since(after: int | None, before: int | None) -> int | None:
+    return None if after is None or before is None else after - before
 
 
 def _counted_since(
@@ -122,6 +125,14 @@ def _counted_since(
         if record.failed:  # an engine that died in the round: the failed requests say it better
             return None
         raise
+
+
+def _refuse_to_queue(engine: Engine, control: Control, batch_size: int) -> None:
+    if isinstance(engine, Bounded) and (most := engine.requests_at_once(control)) < batch_size:
+        raise EngineError(
+            f"batch size {batch_size}: {engine.name} computes {most} requests at once, and the others would wait; "
+            "launch it with room for more (--speedbench-engine-arg), or leave this batch size out"
+        )
 
 
 def _refuse_dead(alive: Callable[[], str | None]) -> None:

@@ -25,12 +25,13 @@ class StepCounts:
     output_tokens: int
     steps: int
     """Decode steps of the target model, with a draft or without."""
-    drafted_steps: int
-    drafted_tokens: int
+    drafted_steps: int | None
+    """None where the engine does not tell them, as with the two below."""
+    drafted_tokens: int | None
     accepted_tokens: int
     """Drafts accepted by verification, those cut off at the end of the output included."""
     accepted_per_position: tuple[int, ...]
-    """Steps in which the drafts at positions 1..i were all accepted, for i = 1, 2, ... k."""
+    """Steps in which the drafts at positions 1..i were all accepted, for i = 1, 2, ... k; empty where not told."""
     uncertain_steps: int
     """How many decode steps there may be beyond `steps`: see `count_steps`."""
 
@@ -72,9 +73,9 @@ def count_steps(
     if counters is None:
         raise ValueError(f"steps of method {method} cannot be told without counters")
     told = counters.decode_steps
-    fewest = max(counters.drafted_steps, decode_tokens - counters.accepted_tokens)
+    fewest = max(counters.drafted_steps or 0, decode_tokens - counters.accepted_tokens)
     most = min(decode_tokens - counters.accepted_tokens + counters.draft_length * requests, decode_tokens)
-    exact = told is not None or method not in SOMETIMES_DRAFTING
+    exact = told is not None or (method not in SOMETIMES_DRAFTING and counters.drafted_steps is not None)
     return StepCounts(
         requests,
         output_tokens,
@@ -98,15 +99,16 @@ def inconsistency(method: str, output_tokens: int, counters: Counters, requests:
     """
     drafted, accepted = counters.drafted_steps, counters.accepted_tokens
     positions = counters.accepted_per_position
-    if min(drafted, accepted, counters.drafted_tokens, *positions) < 0:
+    if min(drafted or 0, accepted, counters.drafted_tokens or 0, *positions) < 0:
         return f"a count is negative: {counters}"
     if method == "none":
         return f"{drafted} steps had a draft, with method none" if drafted else None
-    if accepted > counters.drafted_tokens:
+    if counters.drafted_tokens is not None and accepted > counters.drafted_tokens:
         return f"{accepted} drafts accepted of {counters.drafted_tokens}"
     if positions and sum(positions) != accepted:
         return f"{accepted} drafts accepted, but {sum(positions)} summed over the positions"
-    if any(later > earlier for earlier, later in zip((drafted, *positions), positions, strict=False)):
+    at_most = (positions[:1] if drafted is None else (drafted,)) + positions
+    if any(later > earlier for earlier, later in zip(at_most, positions, strict=False)):
         return (
             f"a later position was accepted more often than the one before it: {drafted} steps, {positions}"
         )
@@ -114,7 +116,9 @@ def inconsistency(method: str, output_tokens: int, counters: Counters, requests:
     decode_tokens = output_tokens - requests
     told = counters.decode_steps
     steps = drafted if told is None else told
-    if drafted > steps:
+    if steps is None:
+        return "neither all decode steps nor those with a draft are told"
+    if drafted is not None and drafted > steps:
         return f"{drafted} steps had a draft, of {steps} steps"
     if steps > decode_tokens:
         return f"{steps} steps for {decode_tokens} tokens after the first: a step yields at least one"
@@ -126,7 +130,8 @@ def inconsistency(method: str, output_tokens: int, counters: Counters, requests:
         )
     if told is None and method in SOMETIMES_DRAFTING:
         return None
-    if -overshoot > max(_UNDRAFTED_STEPS * requests, int(_UNDRAFTED_SHARE * (steps - overshoot))):
+    undrafted = max(_UNDRAFTED_STEPS * requests, int(_UNDRAFTED_SHARE * (steps - overshoot)))
+    if -overshoot > (undrafted if told is None else 0):
         why = "" if told is not None else f", and with method {method} every step has a draft"
         return (
             f"{steps} steps and {accepted} accepted drafts leave {-overshoot} of {decode_tokens} tokens "
@@ -143,12 +148,18 @@ def total(counts: Iterable[StepCounts]) -> StepCounts:
         sum(part.requests for part in parts),
         sum(part.output_tokens for part in parts),
         sum(part.steps for part in parts),
-        sum(part.drafted_steps for part in parts),
-        sum(part.drafted_tokens for part in parts),
+        _sum(part.drafted_steps for part in parts),
+        _sum(part.drafted_tokens for part in parts),
         sum(part.accepted_tokens for part in parts),
         tuple(map(sum, positions)),
         sum(part.uncertain_steps for part in parts),
     )
+
+
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    """Not known if one of them is not."""
+    known = list(numbers)
+    return None if None in known else sum(number or 0 for number in known)
 
 
 def acceptance_length(counts: StepCounts) -> float | None:

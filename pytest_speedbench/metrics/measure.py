@@ -45,11 +45,14 @@ def build(cell: Cell, method: str, rounds: Sequence[RoundRecord], prompts: Seque
     every = [counted[id(r)] for r in delivered if id(r) in counted]
     complete = len(every) == len(delivered) > 0
     pooled = acceptance.total(every) if complete else _server_counts(method, rounds, delivered)
+    drafts = pooled
+    if pooled is not None and pooled.drafted_steps is None:
+        drafts = _server_counts(method, rounds, delivered) or pooled
 
     metrics: dict[str, float] = {}
     missing: dict[str, str] = {}
     _time(metrics, missing, cell, rounds, delivered)
-    _accept(metrics, missing, method, pooled)
+    _accept(metrics, missing, method, pooled, drafts)
     if complete:
         conversations: dict[tuple[int, str, int], list[StepCounts]] = defaultdict(list)
         for number, round_ in enumerate(rounds):
@@ -76,7 +79,7 @@ def build(cell: Cell, method: str, rounds: Sequence[RoundRecord], prompts: Seque
         cell=cell,
         metrics=metrics,
         prompts=_tallies(prompts, delivered, counted if complete else {}),
-        per_position={} if pooled is None else _per_position(pooled),
+        per_position={} if drafts is None else _per_position(drafts),
         rounds=len(rounds),
         sent=len(requests),
         finished=len(finished),
@@ -151,16 +154,33 @@ def _time(
 
 
 def _accept(
-    metrics: dict[str, float], missing: dict[str, str], method: str, pooled: StepCounts | None
+    metrics: dict[str, float],
+    missing: dict[str, str],
+    method: str,
+    pooled: StepCounts | None,
+    drafts: StepCounts | None,
 ) -> None:
-    """Fill in what the counters tell of all requests together."""
-    if pooled is None:
+    """Fill in what the counters tell of all requests together.
+
+    Args:
+        pooled: tells all steps.
+        drafts: tells which of them had a draft; not `pooled` where only the server as a whole told that.
+    """
+    if pooled is None or drafts is None:
         missing.update(dict.fromkeys(_ACCEPTANCE, _no_steps(pooled)))
         return
+    untold = "the engine does not tell {}"
+    no_step, no_token = (
+        untold.format(what) if number is None else reason
+        for what, number, reason in (
+            ("which steps had a draft", drafts.drafted_steps, "no step had a draft"),
+            ("how many tokens were drafted", drafts.drafted_tokens, "no token was drafted"),
+        )
+    )
     for name, value, reason in (
         ("acceptance_length", acceptance.acceptance_length(pooled), _no_steps(pooled)),
-        ("drafted_acceptance_length", acceptance.drafted_acceptance_length(pooled), "no step had a draft"),
-        ("draft_acceptance_rate", acceptance.draft_acceptance_rate(pooled), "no token was drafted"),
+        ("drafted_acceptance_length", acceptance.drafted_acceptance_length(drafts), no_step),
+        ("draft_acceptance_rate", acceptance.draft_acceptance_rate(drafts), no_token),
     ):
         if value is not None:
             metrics[name] = value
@@ -206,7 +226,9 @@ def _tallies(
                 output_tokens=sum(request.output_tokens for request in requests),
                 steps=counts.steps if counts else None,
                 drafted_steps=counts.drafted_steps if counts else None,
-                accepted_per_position=counts.accepted_per_position if counts else None,
+                accepted_per_position=(
+                    counts.accepted_per_position if counts and counts.drafted_steps is not None else None
+                ),
                 decode_s=sum(map(throughput.decode_s, requests)),
                 elapsed_s=sum(map(throughput.elapsed_s, requests)),
             )
@@ -262,6 +284,15 @@ def _problems(
             why = acceptance.inconsistency(method, tokens, round_.server_counters, len(answered))
             if why and not failed:
                 problems.append(f"the server's counters of round {number + 1} are inconsistent: {why}")
+    if complete and not failed:
+        for number, round_ in enumerate(rounds):
+            own = sum(r.counters.accepted_tokens for r in round_.requests if r.counters is not None)
+            shared = round_.server_counters
+            if shared is not None and shared.accepted_tokens != own:
+                problems.append(
+                    f"in round {number + 1} the server counted {shared.accepted_tokens} accepted drafts, and its "
+                    f"responses {own}: is it serving somebody else?"
+                )
     wrong = [
         (request, why)
         for request in delivered
@@ -321,7 +352,8 @@ def _notes(
             f"acceptance length is an upper bound: the engine counts drafted steps only, and does not tell the "
             f"drafts accepted past the end of the output; it lies in {low:.4f} .. {high:.4f}"
         )
-    if pooled is not None and method not in acceptance.SOMETIMES_DRAFTING and method != "none":
+    every_step_drafts = method not in acceptance.SOMETIMES_DRAFTING and method != "none"
+    if pooled is not None and pooled.drafted_steps is not None and every_step_drafts:
         undrafted = pooled.steps - pooled.drafted_steps
         if undrafted:
             notes.append(f"{undrafted} of {pooled.steps} steps had no draft, as after a preemption")

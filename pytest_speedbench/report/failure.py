@@ -60,7 +60,7 @@ def failure_text(
     verdicts = {check.verdict for check in checks}
     if Verdict.NO_BASELINE in verdicts:
         lines += ["  to store this run as the baseline:", f"    {save_command}"]
-    elif verdicts & {Verdict.REGRESSION, Verdict.INCOMPARABLE, Verdict.INCONCLUSIVE}:
+    elif Verdict.INVALID not in verdicts:
         lines += ["  if this is intended, store it as the new baseline:", f"    {save_command}"]
     return "\n".join(lines)
 
@@ -79,7 +79,9 @@ def change(check: Check) -> str:
 def _check_lines(check: Check) -> list[str]:
     lines = [f"  {check.metric:<{MARGIN - 2}}{change(check)}"]
     verdict = check.verdict.value.upper()
-    if check.ratio is not None:
+    if check.verdict is Verdict.IMPROVEMENT:
+        verdict += f" (by more than {100 * check.tolerance:.3g} %): the baseline is stale"
+    elif check.ratio is not None:
         verdict += f" (tolerance -{100 * check.tolerance:.3g} %)"
     if check.reasons:
         verdict += f": {'; '.join(check.reasons)}"

@@ -42,6 +42,7 @@ def document(result: RunResult) -> dict[str, Any]:
         else {**asdict(result.hardware), "key": result.hardware.key},
         "units": dict(UNITS),
         "warnings": list(result.warnings),
+        "notices": list(result.notices),
         "messages": list(result.messages),
         "cells": [_cell(cell) for cell in result.cells],
     }

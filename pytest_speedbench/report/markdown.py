@@ -38,13 +38,14 @@ def text(result: RunResult) -> str:
         f"temperature {conditions.temperature:g}. pytest-speedbench {conditions.plugin_version}, {conditions.date}.",
         "",
         "```text",
-        *(line for line, _ in table(result.cells)),
+        *(line for line, _ in table(result.cells, saving=result.saving)),
         "```",
     ]
     failures = [cell.failure for cell in result.cells if cell.failure]
-    if failures:
-        lines += ["", "### What failed"]
-    for failure in failures:
-        lines += ["", "```text", failure, "```"]
+    for title, texts in (("What failed", failures), ("What to look at", result.notices)):
+        if texts:
+            lines += ["", f"### {title}"]
+        for each in texts:
+            lines += ["", "```text", each, "```"]
     lines += [f"\n{message}" for message in (*result.warnings, *result.messages)]
     return "\n".join(lines) + "\n"

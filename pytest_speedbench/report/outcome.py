@@ -1,4 +1,4 @@
-"""What a test does about the verdicts it asked for: fail, skip, warn, or pass."""
+"""What a test does about the verdicts it asked for: fail, skip, or pass, perhaps with a notice."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pytest_speedbench.gate.checks import Check, Verdict
 
 @dataclass(frozen=True)
 class Outcome:
-    """Which of a test's checks fail it, which let it skip, and which are worth a warning."""
+    """Which of a test's checks fail it, which let it skip, and which a person should look at."""
 
     failing: tuple[Check, ...]
     skipping: tuple[Check, ...]
-    warning: tuple[Check, ...]
+    notable: tuple[Check, ...]
 
 
 def outcome_of(checks: Sequence[Check], *, inconclusive: str, saving: bool) -> Outcome:
@@ -27,7 +27,7 @@ def outcome_of(checks: Sequence[Check], *, inconclusive: str, saving: bool) -> O
     """
     failing: list[Check] = []
     skipping: list[Check] = []
-    warning: list[Check] = []
+    notable: list[Check] = []
     for check in checks:
         if check.verdict is Verdict.INVALID:
             failing.append(check)
@@ -36,9 +36,9 @@ def outcome_of(checks: Sequence[Check], *, inconclusive: str, saving: bool) -> O
         elif check.verdict is Verdict.IMPROVEMENT or (
             check.verdict is Verdict.INCONCLUSIVE and inconclusive == "warn"
         ):
-            warning.append(check)
+            notable.append(check)
         elif check.verdict is Verdict.INCOMPARABLE and check.across_machines:
             skipping.append(check)
         else:
             failing.append(check)
-    return Outcome(tuple(failing), tuple(skipping), tuple(warning))
+    return Outcome(tuple(failing), tuple(skipping), tuple(notable))

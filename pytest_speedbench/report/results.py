@@ -40,5 +40,9 @@ class RunResult:
     """In the order in which they were measured."""
     warnings: tuple[str, ...]
     """About the data."""
+    notices: tuple[str, ...]
+    """What a person should look at although no test failed for it: inconclusive checks, stale baselines."""
+    saving: bool
+    """Whether this run's measurements become the baseline: nothing is judged then."""
     messages: tuple[str, ...]
     """What became of the baseline file and the reports."""

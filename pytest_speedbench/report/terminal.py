@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.gate.checks import Check, Verdict
+from pytest_speedbench.gate.checks import Verdict
 from pytest_speedbench.report.words import data_line, number, percent, target_line
 
 if TYPE_CHECKING:
@@ -34,23 +34,32 @@ def summary(result: RunResult) -> list[Line]:
         result: of the run.
     """
     hardware = f" on {result.hardware.key}" if result.hardware else ""
-    lines: list[Line] = [(f"{target_line(result.target)}{hardware}; {data_line(result.conditions)}", None)]
+    lines: list[Line] = [
+        (f"{target_line(result.target)}{hardware}", None),
+        (data_line(result.conditions), None),
+    ]
     if result.cells:
-        lines += table(result.cells)
+        lines += table(result.cells, saving=result.saving)
+    for notice in result.notices:
+        lines += [("", None), *((line, "yellow") for line in notice.splitlines())]
     lines += [(f"warning: {text}", "yellow") for text in result.warnings]
     return lines + [(text, None) for text in result.messages]
 
 
-def table(cells: Sequence[CellResult]) -> list[Line]:
+def table(cells: Sequence[CellResult], *, saving: bool = False) -> list[Line]:
     """One line per cell, then one per split and batch size with the unweighted mean over its categories.
 
     The last column shows the verdict, and the change of the judged metric that fell most.
+
+    Args:
+        cells: in the order of the lines.
+        saving: whether they become the baseline, so that only what is invalid is a verdict.
     """
     shown = [metric for metric in COLUMNS if any(metric in cell.measurement.metrics for cell in cells)]
     rows: list[tuple[list[str], str | None]] = [
         (["cell", *(COLUMNS[metric] for metric in shown), "verdict"], None)
     ]
-    rows += [(_cell_row(cell, shown), _color(cell)) for cell in cells]
+    rows += [(_cell_row(cell, shown, saving), _color(cell, saving)) for cell in cells]
     rows += [(row, None) for row in _mean_rows(cells, shown)]
     widths = [max(len(row[column]) for row, _ in rows) for column in range(len(shown) + 2)]
     return [(_line(row, widths), color) for row, color in rows]
@@ -61,29 +70,30 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([row[0].ljust(widths[0]), *numbers, row[-1]]).rstrip()
 
 
-def _cell_row(cell: CellResult, shown: Sequence[str]) -> list[str]:
+def _cell_row(cell: CellResult, shown: Sequence[str], saving: bool) -> list[str]:
     values = [cell.measurement.metrics.get(metric) for metric in shown]
     texts = [
         "-" if value is None else number(metric, value) for metric, value in zip(shown, values, strict=True)
     ]
-    return [cell.measurement.cell.id, *texts, _verdict(cell)]
+    return [cell.measurement.cell.id, *texts, _verdict(cell, saving)]
 
 
-def _verdict(cell: CellResult) -> str:
-    worst = _worst(cell.checks)
-    if worst is None:
-        return Verdict.INVALID.value if cell.measurement.problems else "measured"
+def _verdict(cell: CellResult, saving: bool) -> str:
+    worst = _worst(cell)
     ratios = [check.ratio for check in cell.checks if check.ratio is not None]
-    return f"{worst.value} {percent(min(ratios))}" if ratios else worst.value
+    name = "measured" if worst is None or (saving and worst is not Verdict.INVALID) else worst.value
+    return f"{name} {percent(min(ratios))}" if ratios else name
 
 
-def _worst(checks: Sequence[Check]) -> Verdict | None:
-    return max((check.verdict for check in checks), key=list(COLORS).index, default=None)
+def _worst(cell: CellResult) -> Verdict | None:
+    if cell.measurement.problems:
+        return Verdict.INVALID
+    return max((check.verdict for check in cell.checks), key=list(COLORS).index, default=None)
 
 
-def _color(cell: CellResult) -> str | None:
-    worst = _worst(cell.checks)
-    return COLORS[worst] if worst is not None else "red" if cell.measurement.problems else None
+def _color(cell: CellResult, saving: bool) -> str | None:
+    worst = _worst(cell)
+    return None if worst is None or (saving and worst is not Verdict.INVALID) else COLORS[worst]
 
 
 def _mean_rows(cells: Sequence[CellResult], shown: Sequence[str]) -> list[list[str]]:
@@ -107,7 +117,11 @@ def _mean_change(cells: Sequence[CellResult]) -> str:
     """Change of the mean of the first metric that was judged in every category."""
     for metric in COLUMNS:
         checks = [check for cell in cells for check in cell.checks if check.metric == metric]
-        pairs = [(check.value, check.baseline) for check in checks if check.value and check.baseline]
+        pairs = [
+            (check.value, check.baseline)
+            for check in checks
+            if check.ratio and check.value and check.baseline
+        ]
         if pairs and len(pairs) == len(cells):
             change = percent(sum(value for value, _ in pairs) / sum(baseline for _, baseline in pairs))
             return f"{COLUMNS[metric]} {change} over {len(cells)} categories"

@@ -38,7 +38,7 @@ def answering(answers: Answers) -> Iterator[tuple[Control, dict[str, Any]]]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         control = Control(f"http://127.0.0.1:{server.server_port}")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ class TestReadStream:
         assert counters.accepted_tokens == sum(counters.accepted_per_position)
         assert len(counters.accepted_per_position) == counters.draft_length == len(histogram) - 1
         at_least = (counters.drafted_steps, *counters.accepted_per_position, 0)
-        assert [a - b for a, b in zip(at_least, at_least[1:], strict=False)] == histogram
+        assert [here - beyond for here, beyond in pairwise(at_least)] == histogram
 
     @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=20), st.integers(0, 9))
     def test_every_token_arrives_exactly_once(self, events: list[tuple[int, bool]], more: int) -> None:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable
+from importlib import import_module
 
 import aiohttp  # noqa: F401
 import jsonschema  # noqa: F401
-import numpy  # noqa: F401  (pytester drops what a run imported first: C extensions do not bear a second import)
+import numpy  # noqa: F401
 import psutil  # noqa: F401
 import pytest
 import requests  # noqa: F401
 import scipy.special  # noqa: F401
 import yaml  # noqa: F401
+
+import pytest_speedbench
+
+# pytester forgets what a run was the first to import: C extensions do not bear a second import, and our own
+# modules would meet the classes of their former selves
+for found in pkgutil.walk_packages(pytest_speedbench.__path__, "pytest_speedbench."):
+    if not found.name.endswith(".__main__") and ".suite." not in found.name:
+        import_module(found.name)
 
 GATE = """
     import pytest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,9 @@ def test_a_weaker_drafter_is_a_regression_of_acceptance_length(saved: Run) -> No
 
 def test_slower_steps_are_a_regression_of_throughput_alone(pytester: pytest.Pytester, run: Run) -> None:
     pytester.makepyfile(test_gate=THROUGHPUT)
-    assert run("--speedbench-save").ret == 0
-    result = run("--speedbench-engine-arg=--step-slowdown=1.3")
+    longer = "--speedbench-output-length=128"
+    assert run(longer, "--speedbench-save").ret == 0
+    result = run(longer, "--speedbench-engine-arg=--step-slowdown=1.5")
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(
         [
@@ -81,21 +83,18 @@ def test_a_cell_without_a_baseline_fails_and_says_how_to_store_one(run: Run) -> 
 def test_a_better_drafter_is_an_improvement_and_the_baseline_is_called_stale(run: Run) -> None:
     assert run("--speedbench-save", "--speedbench-engine-arg=--draft-quality=0.8").ret == 0
     result = run()
-    result.assert_outcomes(passed=2, warnings=2)
-    result.stdout.fnmatch_lines(["*IMPROVEMENT (tolerance -3 %): the baseline is stale*"])
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["*IMPROVEMENT (by more than 3 %): the baseline is stale"])
 
 
 def test_other_prompts_are_incomparable(pytester: pytest.Pytester, saved: Run) -> None:
     path = pytester.path / BASELINE
-    path.write_text(path.read_text().replace("digest: ", "digest: 0000").replace("0000", "", 0))
-    lines = [
-        line if "digest: " not in line else line[: line.index("digest: ") + 8] + "0" * 16 + line[line.index("digest: ") + 28 :]
-        for line in path.read_text().splitlines()
-    ]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text(re.sub(r"digest: \S{16}", "digest: 0123456789abcdef", path.read_text()))
     result = saved()
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["*INCOMPARABLE: only 0 of 8 prompts are those of the baseline: 8 changed text"])
+    result.stdout.fnmatch_lines(
+        ["*INCOMPARABLE: only 0 of 8 prompts are those of the", "*baseline: 8 changed text"]
+    )
 
 
 def test_another_output_length_is_incomparable(saved: Run) -> None:
@@ -113,7 +112,9 @@ def test_throughput_of_other_hardware_skips_and_acceptance_length_does_not(
     path.write_text(path.read_text().replace("modelled accelerator x 1", "NVIDIA H100 80GB HBM3 x 8"))
     result = run("-rs")
     result.assert_outcomes(skipped=1, passed=1)
-    result.stdout.fnmatch_lines(["SKIPPED*stored for NVIDIA H100 80GB HBM3 x 8, and this is modelled accelerator x 1"])
+    result.stdout.fnmatch_lines(
+        ["SKIPPED*stored for NVIDIA H100 80GB HBM3 x 8, and this is modelled accelerator x 1"]
+    )
 
 
 def test_a_loss_too_noisy_to_be_sure_of_warns_or_fails(pytester: pytest.Pytester, saved: Run) -> None:
@@ -121,7 +122,7 @@ def test_a_loss_too_noisy_to_be_sure_of_warns_or_fails(pytester: pytest.Pytester
     path = pytester.path / BASELINE
     text, changed = [], 0
     for line in path.read_text().splitlines():
-        if line.lstrip().startswith("- {id: sample-qa-01") and "steps: " in line:
+        if line.lstrip().startswith('- {id: "sample-qa-01"') and "steps: " in line:
             steps = line[line.index("steps: ") + 7 :].split(",", 1)[0]
             line = line.replace(f"steps: {steps}", f"steps: {int(steps) // 2}")
             changed += 1
@@ -129,7 +130,7 @@ def test_a_loss_too_noisy_to_be_sure_of_warns_or_fails(pytester: pytest.Pytester
     assert changed
     path.write_text("\n".join(text) + "\n")
     result = saved("--speedbench-category=qa")
-    result.assert_outcomes(passed=1, warnings=1)
+    result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*INCONCLUSIVE (tolerance -3 %)*"])
     saved("--speedbench-category=qa", "--speedbench-inconclusive=fail").assert_outcomes(failed=1)
 

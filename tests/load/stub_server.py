@@ -7,11 +7,14 @@ import json
 import threading
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from tests.load.stub_engine import spoken_to
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Answer = Callable[["StubServer", "Exchanged"], Awaitable[web.StreamResponse]]
 
@@ -68,7 +71,6 @@ class StubServer:
         """What every request said, in order of arrival."""
         self.output_lengths: list[int] = []
         self.in_flight = 0
-        self.most_in_flight = 0
         self.answered = 0
         self.changed = asyncio.Condition()
         self.url = ""
@@ -77,7 +79,7 @@ class StubServer:
         self._runner: web.ServerRunner | None = None
         self._site: web.TCPSite | None = None
 
-    def __enter__(self) -> StubServer:
+    def __enter__(self) -> Self:
         self._thread.start()
         self.call(self._start())
         return self
@@ -123,7 +125,6 @@ class StubServer:
             self.asked.append(exchanged.asked)
             self.output_lengths.append(exchanged.output_length)
             self.in_flight += 1
-            self.most_in_flight = max(self.most_in_flight, self.in_flight)
             self.changed.notify_all()
         try:
             return await self._answer(self, exchanged)

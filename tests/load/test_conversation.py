@@ -70,18 +70,14 @@ def test_prompts_are_tokenized_side_by_side() -> None:
 
 def test_the_model_s_own_tokenizer_where_the_engine_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     install_transformers(monkeypatch, known="org/model")
-    prepared = prepare(
-        StubEngine(tokenizes=False), CONTROL, prompts(2), sampling(), model="org/model"
-    )
+    prepared = prepare(StubEngine(tokenizes=False), CONTROL, prompts(2), sampling(), model="org/model")
     assert (prepared.tokenization, prepared.note) == ("transformers", "")
     assert prepared.generations[1].token_ids == tuple(b"user:question 1.0")
 
 
 def test_chat_messages_where_there_is_no_tokenizer_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    prepared = prepare(
-        StubEngine(tokenizes=False), CONTROL, prompts(1), sampling(), model="org/model"
-    )
+    prepared = prepare(StubEngine(tokenizes=False), CONTROL, prompts(1), sampling(), model="org/model")
     assert (prepared.tokenization, prepared.note) == ("messages", "")
     assert prepared.generations[0].token_ids is None
     assert prepared.generations[0].messages == (Message("user", "question 0.0"),)
@@ -117,9 +113,7 @@ def test_a_later_turn_holds_the_engine_s_own_replies(tokenizes: bool) -> None:
     prepared = prepare(engine, CONTROL, prompts(1, turns=3), sampling())
     call = next_call(engine, prepared, prepared.prompts[0], ["first reply", "second reply"])
     assert asked(call) == (
-        "user:question 0.0|assistant:first reply|"
-        "user:question 0.1|assistant:second reply|"
-        "user:question 0.2"
+        "user:question 0.0|assistant:first reply|user:question 0.1|assistant:second reply|user:question 0.2"
     )
 
 

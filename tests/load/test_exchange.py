@@ -53,7 +53,7 @@ def test_the_reply_is_the_text_of_all_events() -> None:
         (event(text="a", tokens=1), "the stream ended without a finish reason after 1 events"),
         (event(text="a", tokens=1, finish="stop"), "the stream of 1 events tells no count of output tokens"),
         (event(error="out of memory"), "stub: out of memory"),
-        (b'{"detail": "not\n found"}', "the response is no event stream: '{\"detail\": \"not found\"}'"),
+        (b'{"detail": "not\n found"}', 'the response is no event stream: \'{"detail": "not found"}\''),
         (b"", "the response is no event stream: ''"),
     ],
     ids=["no-finish", "no-usage", "engine-error", "no-stream", "empty"],

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from pytest_speedbench.engines.reference import distributions
 from pytest_speedbench.engines.reference.distributions import Shape, choose, mixture
@@ -49,18 +48,6 @@ class Proposal:
     """The drafter's distribution over the target's candidates; it may hold less than 1 in all."""
     q_token: float
     """The drafter's probability of the token, at which it was drawn."""
-
-
-class Decoder(Protocol):
-    """A generation, decoded step by step."""
-
-    context: Context
-
-    def first(self) -> int:
-        """The token that prefill yields."""
-
-    def step(self) -> Step:
-        """The next decode step."""
 
 
 class Decoding:

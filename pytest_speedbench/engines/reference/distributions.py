@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,7 +50,7 @@ class Shape:
         weights = [1.0]
         for _ in range(self.candidates - 1):
             weights.append(weights[-1] * self.rho)
-        total = sum(weights)
+        total = math.fsum(weights)  # `sum` rounds differently from Python 3.12 on
         return tuple(weight / total for weight in weights)
 
     def draft(self, disagreement: float) -> tuple[float, ...]:
@@ -80,7 +81,7 @@ def accept_probability(p: float, q: float) -> float:
 def residual(p: Sequence[float], q: Sequence[float]) -> tuple[float, ...]:
     """norm(max(0, p - q)): where the token comes from after a rejection (same sources)."""
     excess = [max(0.0, a - b) for a, b in zip(p, q, strict=True)]
-    total = sum(excess)
+    total = math.fsum(excess)
     return tuple(weight / total for weight in excess)
 
 

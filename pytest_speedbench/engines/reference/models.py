@@ -8,6 +8,7 @@ categories is consulted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -124,7 +125,7 @@ class ModelPair:
         ease = [self._ease[token] for token in prompt]
         pairs = len(prompt) - 1
         repetition = 1.0 - len(set(pairwise(prompt))) / pairs if pairs else 0.0
-        profile = Profile(sum(ease) / len(ease), repetition, len(prompt), may_end)
+        profile = Profile(math.fsum(ease) / len(ease), repetition, len(prompt), may_end)
         return Context("".join(map(chr, prompt)), digest(prompt), profile.ease, profile)
 
     def extend(self, context: Context, token: int) -> Context:

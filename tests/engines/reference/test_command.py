@@ -41,7 +41,8 @@ def refused(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_signal_ends_it_with_status_0_even_in_mid_stream(name: signal.Signals) -> None:
     with running() as (server, url):
         with requests.post(f"{url}/v1/completions", json=ASKED, stream=True, timeout=10) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()
+            next(lines)
             server.send_signal(name)
             _, errors = server.communicate(timeout=10)
         assert (server.returncode, errors) == (0, "")
@@ -55,6 +56,18 @@ def test_a_port_in_use_is_one_line_and_status_1() -> None:
         ended = refused("--port", str(port))
     assert ended.returncode == 1
     assert ended.stderr == f"reference engine: cannot serve 127.0.0.1:{port}: address already in use\n"
+
+
+def test_a_client_that_goes_away_leaves_the_batch() -> None:
+    gauge = 'vllm:num_requests_running{engine="0",model_name="reference"}'
+    with running() as (_, url):
+        with requests.post(f"{url}/v1/completions", json=ASKED, stream=True, timeout=10) as response:
+            lines = response.iter_lines()  # kept: it closes the connection when it is dropped
+            next(lines)
+            assert f"{gauge} 1.0" in requests.get(f"{url}/metrics", timeout=10).text
+        give_up_s = time.monotonic() + 20
+        while f"{gauge} 0.0" not in requests.get(f"{url}/metrics", timeout=10).text:
+            assert time.monotonic() < give_up_s
 
 
 def test_fault_crash_ends_the_process_in_mid_stream() -> None:

@@ -59,8 +59,10 @@ def p_value(method: str, temperature: float, length: int = 3) -> float:
     return float(stats.chisquare(observed, wanted).pvalue)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 4.0])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "temperature"),
+    [("none", 1.0), ("ngram", 1.0), ("ngram", 4.0), ("draft_model", 1.0), ("draft_model", 4.0)],
+)
 def test_output_with_drafts_is_distributed_as_without(method: str, temperature: float) -> None:
     assert p_value(method, temperature) > 1e-3
 

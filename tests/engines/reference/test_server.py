@@ -321,22 +321,6 @@ def test_a_prompt_and_its_output_must_fit_the_model() -> None:
     serve(talk, max_model_len=16)
 
 
-def test_a_client_that_goes_away_leaves_the_batch() -> None:
-    async def run() -> None:
-        server = Server(Options(accelerator=Accelerator(floor_s=2e-3)))
-        test_server = TestServer(server.application())
-        await test_server.start_server(handler_cancellation=True)
-        async with TestClient(test_server) as client:
-            response = await client.post("/v1/completions", json=body(chat(CODE), max_tokens=100_000))
-            await response.content.readline()
-            assert len(server.batch.running) == 1
-            response.close()
-            while server.batch.running:
-                await asyncio.sleep(0.001)
-
-    asyncio.run(asyncio.wait_for(run(), timeout=20))
-
-
 @pytest.mark.parametrize("fault_after", [0, 2])
 def test_fault_http_500(fault_after: int) -> None:
     async def talk(client: Client) -> None:

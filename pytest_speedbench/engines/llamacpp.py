@@ -1,0 +1,279 @@
+"""llama.cpp: `llama-server` with speculative decoding, measured by what its responses and `/metrics` tell.
+
+What llama.cpp (as of llama-cpp-python 0.3.36) counts, read from `tools/server/server-context.cpp` and checked on a
+running server:
+
+- The last event of a response tells `draft_n_accepted`, and in `tokens_cached` how far its key-value cache has
+  come: the prompt, and for every decode step one token and the accepted drafts. So
+
+      decode steps = tokens_cached - tokens_evaluated - draft_n_accepted
+
+  for every method, steps without a draft included, whether the output ended at its length or at an
+  end-of-sequence token with accepted drafts behind it.
+- A draft is no longer than the tokens that remain, less one: at the output's length there is no overshoot.
+- Which steps had a draft, and how many drafts were accepted at each position, `/metrics` alone tells, for the
+  server as a whole. It prints its numbers with six digits, all but the accepted drafts by position.
+- An event is held back while its text ends inside a character, so that events are not tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_speedbench.engines import hardware, launch_checks
+from pytest_speedbench.engines.base import Counters, Generation, Hardware, HttpCall, Launch, Message, Reply
+from pytest_speedbench.engines.openai_wire import decode_events, prometheus_counters, refuse_error
+from pytest_speedbench.errors import EngineError, SettingsError
+
+if TYPE_CHECKING:
+    from pytest_speedbench.engines.control import Control
+    from pytest_speedbench.settings import Target
+
+_PROGRAM = "llama-server"
+_TYPES = {
+    "none": "none",
+    "ngram": "ngram-simple",
+    "draft_model": "draft-simple",
+    "eagle3": "draft-eagle3",
+    "mtp": "draft-mtp",
+    "dflash": "draft-dflash",
+}
+"""`--spec-type` of each method. Its other n-gram types learn from earlier requests."""
+_NEEDS_DRAFT_MODEL = frozenset({"draft_model", "eagle3", "dflash"})
+_SLOTS = 32
+"""Requests computed at once, where no launch argument says otherwise: the largest batch size of the default grid."""
+
+_CHOSEN = "the plugin chooses where the server listens"
+_FAKES = "fakes acceptance, and so cannot be measured"
+_OWNED = {
+    "-m": "use --speedbench-model",
+    "--model": "use --speedbench-model",
+    "-hf": "use --speedbench-model",
+    "--hf-repo": "use --speedbench-model",
+    "--host": _CHOSEN,
+    "--port": _CHOSEN,
+    "--api-prefix": _CHOSEN,
+    "--api-key": "the plugin calls the server without a key",
+    "--api-key-file": "the plugin calls the server without a key",
+    "-md": "use --speedbench-draft-model",
+    "--model-draft": "use --speedbench-draft-model",
+    "--spec-draft-model": "use --speedbench-draft-model",
+    "--spec-type": "use --speedbench-method",
+    "--spec-default": "use --speedbench-method",
+    "--spec-draft-n-max": "use --speedbench-draft-length",
+    "--spec-ngram-simple-size-m": "use --speedbench-draft-length",
+    "--spec-synth-len": _FAKES,
+    "--spec-synth-rates": _FAKES,
+    "--cache-prompt": "prompts are measured without a prefix cache",
+    "--cache-ram": "prompts are measured without a prefix cache",
+    "-cram": "prompts are measured without a prefix cache",
+    "--context-shift": "a prompt is measured whole",
+}
+"""Launch arguments that a target may not give, and what to do instead."""
+
+_FINISH = {"limit": "length", "eos": "stop", "word": "stop"}
+_DEVICE = re.compile(r"^\s+(?P<id>\w+): (?P<name>.+?) \(\d+ MiB, \d+ MiB free\)$", re.MULTILINE)
+
+
+class LlamaCppEngine:
+    """A llama.cpp server for one target: launched, or attached to where the target has a URL.
+
+    `--speedbench-engine-python` names the `llama-server` program, for want of an interpreter.
+    """
+
+    name = "llamacpp"
+    methods = frozenset(_TYPES)
+    ready_path = "/health"
+    counts_per_request = False
+    """Responses tell steps; which of them had a draft, the server tells."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def check(self) -> None:
+        """Refuse a target that cannot be launched.
+
+        Raises:
+            SettingsError: one line naming the option, its value and what is allowed.
+        """
+        target = self._target
+        launch_checks.refuse_method(target, "llama.cpp", self.methods)
+        if target.url is not None:
+            return
+        if target.model is None:
+            raise SettingsError("--speedbench-engine=llamacpp needs --speedbench-model: a .gguf file")
+        _refuse_missing("--speedbench-model", target.model)
+        if target.method != "none" and target.draft_length < 1:
+            raise SettingsError(
+                f"--speedbench-draft-length={target.draft_length}: allowed is a whole number from 1"
+            )
+        if target.draft_model is None and target.method in _NEEDS_DRAFT_MODEL:
+            raise SettingsError(
+                f"--speedbench-method={target.method} needs --speedbench-draft-model: a .gguf file"
+            )
+        if target.draft_model is not None:
+            _refuse_missing("--speedbench-draft-model", target.draft_model)
+        launch_checks.refuse_owned(launch_checks.flags(target.engine_args), _OWNED)
+        _ = self._program
+
+    def launch(self, port: int) -> Launch:
+        """The command that serves the target on 127.0.0.1:`port`."""
+        target = self._target
+        command = [self._program, "-m", os.path.expanduser(str(target.model))]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
+        command += ["--no-cache-prompt", "--cache-ram", "0", "--metrics", "--offline"]
+        # Slots with a context of their own would each have a fraction of it, however few are busy.
+        command += ["--parallel", str(_SLOTS), "--kv-unified"]
+        command += ["--spec-type", _TYPES[target.method]]
+        if target.draft_model is not None:
+            command += ["--spec-draft-model", os.path.expanduser(target.draft_model)]
+        if target.method == "ngram":
+            command += ["--spec-ngram-simple-size-m", str(target.draft_length)]
+        elif target.method != "none":
+            command += ["--spec-draft-n-max", str(target.draft_length)]
+        return Launch((*command, *target.engine_args))
+
+    def call(self, generation: Generation) -> HttpCall:
+        """Encode one streaming generation.
+
+        Raises:
+            EngineError: it has no token ids.
+        """
+        if generation.token_ids is None:
+            raise EngineError("llama.cpp is sent token ids: it tokenizes chats itself (see `tokenize`)")
+        sampling = generation.sampling
+        body = {
+            "prompt": list(generation.token_ids),
+            "n_predict": sampling.output_length,
+            "temperature": sampling.temperature,
+            "samplers": ["temperature"],  # by default it cuts the distribution in five ways
+            "seed": sampling.seed,
+            "ignore_eos": sampling.ignore_eos,
+            "cache_prompt": False,
+            "return_tokens": True,
+            "stream": True,
+        }
+        return HttpCall("/completion", json.dumps(body).encode())
+
+    def read(self, events: Sequence[bytes]) -> Reply:
+        """Decode the `data:` payloads of one response stream.
+
+        Raises:
+            EngineError: the stream carries an error or is not what llama.cpp documents.
+        """
+        chunks = decode_events(events)
+        for chunk in chunks:
+            refuse_error(chunk)
+        told = [0, *(int(chunk.get("tokens_predicted", 0)) for chunk in chunks)]
+        if any(later < earlier for earlier, later in zip(told, told[1:], strict=False)):
+            raise EngineError("the response stream's `tokens_predicted` goes back")
+        last = chunks[-1] if chunks else {}
+        ids = tuple(int(token) for chunk in chunks for token in chunk.get("tokens") or ())
+        return Reply(
+            text="".join(str(chunk.get("content", "")) for chunk in chunks),
+            tokens_per_event=tuple(later - earlier for earlier, later in zip(told, told[1:], strict=False)),
+            output_tokens=told[-1],
+            prompt_tokens=last.get("tokens_evaluated"),
+            token_ids=ids if len(ids) == told[-1] else None,
+            finish_reason=_FINISH.get(str(last.get("stop_type"))) if last.get("stop") else None,
+            counters=self._counters(last),
+        )
+
+    def tokenize(self, control: Control, messages: Sequence[Message]) -> tuple[int, ...] | None:
+        """Token ids of a chat, template and generation prompt applied once, as the server itself would."""
+        chat = [{"role": message.role, "content": message.content} for message in messages]
+        prompt = control.post_json("/apply-template", {"messages": chat})["prompt"]
+        # The template is applied without its BOS token, which tokenization adds.
+        body = {"content": prompt, "add_special": True, "parse_special": True}
+        return tuple(int(token) for token in control.post_json("/tokenize", body)["tokens"])
+
+    def reset(self, control: Control) -> None:
+        """Nothing to forget: every request is sent with `cache_prompt: false`, and n-grams are its own."""
+
+    def server_counters(self, control: Control) -> Counters | None:
+        """Counters since the server's start; None where it does not draft or was started without `--metrics`."""
+        if self._target.method == "none":
+            return None
+        told = prometheus_counters(control, prefix="llamacpp:")
+        if told is None:
+            return None
+        # Positions come into being with the first draft, and are printed in full.
+        return replace(
+            told, accepted_tokens=sum(told.accepted_per_position), draft_length=self._target.draft_length
+        )
+
+    def requests_at_once(self, control: Control) -> int:
+        """The server's slots: what exceeds them waits."""
+        return int(control.get_json("/props")["total_slots"])
+
+    def version(self, control: Control) -> str:
+        """Build number and commit of the llama.cpp that is running: `b6500-0c1e57098`."""
+        return str(control.get_json("/props")["build_info"])
+
+    def hardware(self, control: Control) -> Hardware:
+        """What llama.cpp computes on, as it lists its devices itself; of an attached server, its machine's."""
+        if self._target.url is not None:
+            return hardware.attached(self._target.url)
+        answer = _output(self._program, "--list-devices")
+        names = {device["id"]: device["name"] for device in _DEVICE.finditer(answer)}
+        for flag, chosen in launch_checks.flags(self._target.engine_args):
+            if flag in ("-dev", "--device"):
+                names = {name: names[name] for name in chosen.split(",") if name in names}
+            elif flag in ("-ngl", "--gpu-layers", "--n-gpu-layers") and chosen == "0":
+                names = {}
+        return hardware.launched(list(names.values()), len(names))
+
+    def _counters(self, last: Mapping[str, Any]) -> Counters | None:
+        if self._target.method == "none" or not {"tokens_cached", "tokens_evaluated", "timings"} <= last.keys():
+            return None
+        accepted = int(last["timings"].get("draft_n_accepted", 0))
+        return Counters(
+            source="response",
+            drafted_steps=None,
+            drafted_tokens=int(last["timings"].get("draft_n", 0)),
+            accepted_tokens=accepted,
+            accepted_per_position=(),
+            draft_length=self._target.draft_length,
+            decode_steps=last["tokens_cached"] - last["tokens_evaluated"] - accepted,
+        )
+
+    @cached_property
+    def _program(self) -> str:
+        chosen = self._target.engine_python
+        program = chosen or shutil.which(_PROGRAM)
+        if program is None:
+            raise SettingsError(
+                f"--speedbench-engine=llamacpp: there is no {_PROGRAM} on PATH; "
+                "name it with --speedbench-engine-python, which takes that program instead of an interpreter"
+            )
+        if "--spec-type" not in _output(program, "--help"):
+            where = "found on PATH" if chosen is None else "--speedbench-engine-python"
+            raise SettingsError(
+                f"--speedbench-engine=llamacpp: {program} ({where}) is no {_PROGRAM} whose --help lists --spec-type; "
+                "--speedbench-engine-python takes the path of one"
+            )
+        return program
+
+
+def _output(program: str, argument: str) -> str:
+    """What a program prints, or nothing where it does not run."""
+    try:
+        answer = subprocess.run([program, argument], capture_output=True, text=True, timeout=60, errors="replace")
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout + answer.stderr
+
+
+def _refuse_missing(option: str, model: str) -> None:
+    if not Path(model).expanduser().is_file():
+        raise SettingsError(f"{option}={model}: there is no such file; llama.cpp takes a .gguf file")
+
