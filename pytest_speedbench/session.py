@@ -400,7 +400,12 @@ class Session:
     def _progress(self, label: str) -> Progress:
         from pytest_speedbench.load.progress import Progress
 
-        return Progress(label, self._terminal)
+        if self._terminal is None or not self._config.pluginmanager.hasplugin("terminalreporter"):
+            return Progress(label, None)
+        writer = self._config.get_terminal_writer()
+        return Progress(
+            label, self._terminal, columns=writer.fullwidth, column=lambda: writer.width_of_current_line
+        )
 
 
 def _counted(number: int, noun: str) -> str:
@@ -433,9 +438,7 @@ def _terminal(config: pytest.Config) -> Callable[[str], None] | None:
     """Writes to the terminal past pytest's capture, or None where nobody would see a line rewrite itself."""
     from pytest_speedbench.load.progress import wanted
 
-    reporter = config.pluginmanager.getplugin("terminalreporter")
-    is_terminal = reporter is not None and os.isatty(1)
-    if not wanted(is_terminal=is_terminal, verbosity=config.get_verbosity(), environment=os.environ):
+    if not wanted(is_terminal=os.isatty(1), verbosity=config.get_verbosity(), environment=os.environ):
         return None
     descriptor = os.dup(1)  # the terminal itself: descriptor 1 is captured while a test runs
 

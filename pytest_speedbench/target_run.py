@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,7 +131,9 @@ class TargetRun:
             alive=self._died,
             progress=self._progress(cell.id),
         )
-        return build(cell, settings.target.method, rounds, prompts)
+        measurement = build(cell, settings.target.method, rounds, prompts)
+        note = self._prepared[key].note
+        return replace(measurement, notes=(*measurement.notes, note)) if note else measurement
 
     def _died(self) -> str | None:
         code = self._process.exit_code() if self._process is not None else None

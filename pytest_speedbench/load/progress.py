@@ -27,6 +27,8 @@ class Progress:
         label: what is measured, such as a cell's id.
         write: takes text for the terminal; None to stay quiet.
         columns: width of the terminal; the line is cut rather than wrapped.
+        column: where the cursor is before the first line is drawn, counted from 0; `end` puts it back there, so
+            that pytest goes on with its own line as if nothing had been written.
         clock: seconds, monotonic.
     """
 
@@ -36,11 +38,13 @@ class Progress:
         write: Callable[[str], None] | None,
         *,
         columns: int = 80,
+        column: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._label = label
         self._write = write
         self._columns = columns
+        self._column = column
         self._clock = clock
         self._total = self._done = self._tokens = 0
         self._tokens_known = True
@@ -75,7 +79,8 @@ class Progress:
     def end(self) -> None:
         """Wipe the line."""
         if self._write is not None and self._drawn:
-            self._write("\r" + " " * len(self._drawn) + "\r")
+            column = self._column()
+            self._write("\r\x1b[K\x1b[A" + (f"\x1b[{column}C" if column else ""))
         self._drawn = ""
 
     def line(self) -> str:
@@ -96,7 +101,7 @@ class Progress:
         if self._write is None:
             return
         line = self.line()
-        self._write("\r" + line.ljust(len(self._drawn)))
+        self._write(("\r\x1b[K" if self._drawn else "\n") + line)
         self._drawn = line
         self._drawn_s = self._clock()
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from pytest_speedbench.load.progress import Progress, wanted
 
 
 class Screen:
-    """What a terminal shows, and a clock to move by hand."""
+    """What a terminal shows: pytest's own line, the line below it; and a clock to move by hand."""
+
+    PYTEST = "tests/test_gate.py .."
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -16,19 +20,37 @@ class Screen:
         return self.now_s
 
     def progress(self, columns: int = 80) -> Progress:
-        return Progress("qualitative-coding-bs4", self.writes.append, columns=columns, clock=self.clock)
+        return Progress(
+            "qualitative-coding-bs4",
+            self.writes.append,
+            columns=columns,
+            column=lambda: len(self.PYTEST),
+            clock=self.clock,
+        )
+
+    @property
+    def shown(self) -> tuple[list[str], int, int]:
+        """The lines, and the cursor's row and column."""
+        rows, row, column = [self.PYTEST, ""], 0, len(self.PYTEST)
+        for part in re.findall(r"\x1b\[\d*[A-Z]|.", "".join(self.writes), re.DOTALL):
+            if part == "\r":
+                column = 0
+            elif part == "\n":
+                row, column = row + 1, 0
+            elif part == "\x1b[K":
+                rows[row] = rows[row][:column]
+            elif part == "\x1b[A":
+                row -= 1
+            elif part.endswith("C"):
+                column += int(part[2:-1])
+            else:
+                rows[row] = rows[row][:column].ljust(column) + part + rows[row][column + 1 :]
+                column += 1
+        return rows, row, column
 
     @property
     def line(self) -> str:
-        cells: list[str] = []
-        column = 0
-        for character in "".join(self.writes):
-            if character == "\r":
-                column = 0
-                continue
-            cells[column : column + 1] = [character]
-            column += 1
-        return "".join(cells).rstrip()
+        return self.shown[0][1]
 
 
 def test_the_line_says_what_is_done_how_fast_and_how_long_it_will_take() -> None:
@@ -95,7 +117,7 @@ def test_the_line_is_wiped_at_the_end() -> None:
     progress = screen.progress()
     progress.begin(2)
     progress.end()
-    assert screen.line == ""
+    assert screen.shown == ([screen.PYTEST, ""], 0, len(screen.PYTEST))
 
 
 def test_a_narrow_terminal_gets_a_cut_line() -> None:
