@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_speedbench.errors import BaselineError, SpeedBenchError
+from pytest_speedbench.errors import BaselineError, EngineError, SpeedBenchError
 
 if TYPE_CHECKING:
     import pytest
@@ -316,7 +316,10 @@ class Session:
     def close(self) -> None:
         """End every engine that was launched. May be called more than once."""
         for run in self._runs.values():
-            run.close()
+            try:
+                run.close()
+            except EngineError as error:
+                self._messages.append(str(error))
 
     def finish(self, exit_status: int) -> bool:
         """Write baselines and results.

@@ -95,7 +95,11 @@ class TargetRun:
         if target.url is None:
             from pytest_speedbench.engines.process import start
 
-            self._process = start(self._engine, target, self._logs)
+            line = self._progress(target.engine)
+            try:
+                self._process = start(self._engine, target, self._logs, line.say)
+            finally:
+                line.end()
             url = self._process.url
         else:
             url = target.url
@@ -144,7 +148,11 @@ class TargetRun:
         return f"{self.settings.target.engine} {describe_exit(code)}"
 
     def close(self) -> None:
-        """End the engine if it was launched here. May be called more than once."""
+        """End the engine if it was launched here. May be called more than once.
+
+        Raises:
+            EngineError: a process of the engine's could not be ended.
+        """
         if self._control is not None:
             self._control.close()
             self._control = None

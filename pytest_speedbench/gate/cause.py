@@ -87,7 +87,7 @@ def explain(
         system_share=shares[1] if shares else None,
         rest_share=shares[2] if shares else None,
         positions=_fallen(measurement, acceptance),
-        reason=_reason(length, latency, output, shares),
+        reason=_reason(length, latency, output),
     )
 
 
@@ -139,7 +139,6 @@ def _reason(
     length: float | None,
     latency: float | None,
     output: float | None,
-    shares: tuple[float, float, float] | None,
 ) -> str:
     if length is None:
         return "acceptance length has no baseline to be compared with."
@@ -160,9 +159,6 @@ def _reason(
     rest = output - length + latency
     if abs(rest) >= 0.005:
         text += f", prefill, queueing and batch filling {_percent(rest)}"
-    if shares:
-        drafter, system, other = (f"{share:.0%}".replace("%", " %") for share in shares)
-        text += f"; of what was lost, the drafter carries {drafter}, the system {system}, the rest {other}"
     return text + "."
 
 

@@ -99,11 +99,12 @@ def _cause_lines(cause: Cause) -> list[str]:
 
 
 def _wrapped(text: str, first: int = 2, rest: int = 4) -> list[str]:
-    return textwrap.wrap(
-        text,
+    lines = textwrap.wrap(
+        text.replace(" %", "\N{NO-BREAK SPACE}%"),  # a number keeps its unit
         WIDTH,
         initial_indent=" " * first,
         subsequent_indent=" " * rest,
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]

@@ -124,5 +124,5 @@ def _mean_change(cells: Sequence[CellResult]) -> str:
         ]
         if pairs and len(pairs) == len(cells):
             change = percent(sum(value for value, _ in pairs) / sum(baseline for _, baseline in pairs))
-            return f"{COLUMNS[metric]} {change} over {len(cells)} categories"
-    return f"over {len(cells)} categories"
+            return f"{COLUMNS[metric]} {change}"
+    return ""

@@ -150,3 +150,12 @@ def test_wanted_on_a_terminal_only_and_neither_in_ci_nor_when_quiet(
     is_terminal: bool, verbosity: int, environment: dict[str, str], expected: bool
 ) -> None:
     assert wanted(is_terminal=is_terminal, verbosity=verbosity, environment=environment) is expected
+
+
+def test_words_take_the_place_of_a_count() -> None:
+    screen = Screen()
+    progress = screen.progress()
+    progress.say("waiting for /health, 20 s")
+    assert screen.line == "qualitative-coding-bs4  waiting for /health, 20 s"
+    progress.end()
+    assert screen.line == ""
