@@ -24,7 +24,7 @@ COLORS = {
     Verdict.REGRESSION: "red",
 }
 """In order of severity, least first."""
-COLUMNS = {"acceptance_length": "AL", "output_tps": "out TPS", "user_tps": "user TPS", "speedup": "speedup"}
+COLUMNS = {"acceptance_length": "AL", "output_tps": "out TPS", "speedup": "speedup"}
 
 
 def summary(result: RunResult) -> list[Line]:
