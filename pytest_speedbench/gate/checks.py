@@ -18,6 +18,18 @@ class Verdict(str, Enum):
     INVALID = "invalid"
 
 
+SEVERITY = (
+    Verdict.PASS,
+    Verdict.IMPROVEMENT,
+    Verdict.INCONCLUSIVE,
+    Verdict.INCOMPARABLE,
+    Verdict.NO_BASELINE,
+    Verdict.INVALID,
+    Verdict.REGRESSION,
+)
+"""Least first."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One metric of one cell against its baseline. Plain data, written to the results as it is."""

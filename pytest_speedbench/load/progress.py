@@ -97,10 +97,14 @@ class Progress:
             parts.append(f"{_duration(elapsed_s)} gone")
         return f"{self._label}  {', '.join(parts)}"[: self._columns - 1]
 
-    def _draw(self) -> None:
+    def say(self, text: str) -> None:
+        """Show a few words instead of a count, as while an engine starts."""
+        self._draw(f"{self._label}  {text}"[: self._columns - 1])
+
+    def _draw(self, line: str | None = None) -> None:
         if self._write is None:
             return
-        line = self.line()
+        line = self.line() if line is None else line
         self._write(("\r\x1b[K" if self._drawn else "\n") + line)
         self._drawn = line
         self._drawn_s = self._clock()

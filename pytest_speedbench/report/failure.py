@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.gate.checks import Check, Verdict
+from pytest_speedbench.gate.checks import SEVERITY, Check, Verdict
 from pytest_speedbench.report.words import cell_line, number, percent, target_line
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def failure_text(
         Lines of at most 79 columns.
     """
     measurement = result.measurement
-    lines = [cell_line(measurement.cell), target_line(target)]
+    lines = [f"{cell_line(measurement.cell)}: {_gist(checks, result.cause)}", target_line(target)]
     for check in checks:
         lines += _check_lines(check)
     if result.cause is not None:
@@ -63,6 +63,15 @@ def failure_text(
     elif Verdict.INVALID not in verdicts:
         lines += ["  if this is intended, store it as the new baseline:", f"    {save_command}"]
     return "\n".join(lines)
+
+
+def _gist(checks: Sequence[Check], cause: Cause | None) -> str:
+    """The worst of it in a few words: all that pytest's short summary has room for."""
+    worst = max(checks, key=lambda check: (SEVERITY.index(check.verdict), -(check.ratio or 0)))
+    if worst.ratio is None:
+        return f"{worst.metric} {worst.verdict.value}"
+    blamed = f", {cause.word}" if cause is not None and worst.verdict is Verdict.REGRESSION else ""
+    return f"{worst.metric} {percent(worst.ratio)}{blamed}"
 
 
 def change(check: Check) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.gate.checks import Verdict
+from pytest_speedbench.gate.checks import SEVERITY, Verdict
 from pytest_speedbench.report.words import data_line, number, percent, target_line
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ COLORS = {
     Verdict.INVALID: "red",
     Verdict.REGRESSION: "red",
 }
-"""In order of severity, least first."""
 COLUMNS = {"acceptance_length": "AL", "output_tps": "out TPS", "speedup": "speedup"}
 
 
@@ -88,7 +87,7 @@ def _verdict(cell: CellResult, saving: bool) -> str:
 def _worst(cell: CellResult) -> Verdict | None:
     if cell.measurement.problems:
         return Verdict.INVALID
-    return max((check.verdict for check in cell.checks), key=list(COLORS).index, default=None)
+    return max((check.verdict for check in cell.checks), key=SEVERITY.index, default=None)
 
 
 def _color(cell: CellResult, saving: bool) -> str | None:

@@ -36,7 +36,7 @@ def test_a_weaker_drafter_is_a_regression_of_acceptance_length(saved: Run) -> No
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
-            "qualitative / coding / batch size 2",
+            "qualitative / coding / batch size 2: acceptance_length -* %, drafter",
             "reference, draft_model k=3",
             "  acceptance_length * -> * -* %  [[]95 % CI -* .. -*]",
             "*REGRESSION (tolerance -3 %)",
@@ -60,7 +60,7 @@ def test_slower_steps_are_a_regression_of_throughput_alone(pytester: pytest.Pyte
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(
         [
-            "throughput_1k / mixed / batch size 4",
+            "throughput_1k / mixed / batch size 4: *_tps -* %, system",
             "  output_tps * -> * -* %  [[]95 % CI -* .. -*]",
             "*REGRESSION (tolerance -10 %)",
             "  cause: system. *",

@@ -98,7 +98,7 @@ def test_a_failure_says_what_fell_how_sure_that_is_and_why() -> None:
         save_command=SAVE,
     )
     assert text.splitlines() == [
-        "qualitative / coding / batch size 32",
+        "qualitative / coding / batch size 32: acceptance_length -6.3 %, drafter",
         "vllm, llama-3.3-70b, eagle3 k=3",
         "  acceptance_length 3.00 -> 2.81   -6.3 %  [95 % CI -7.0 .. -5.6]",
         "                    REGRESSION (tolerance -3 %)",

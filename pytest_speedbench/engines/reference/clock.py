@@ -34,7 +34,7 @@ class Accelerator:
     token_s: float = 80.0e-6
     draft_share: float = 0.125
     """Size of the draft model as a share of the target: a pass of it takes this share of the time."""
-    prompt_token_s: float = 10.0e-6
+    prompt_token_s: float = 4.0e-6
     """One prompt token in prefill, which reads no keys and values of earlier steps."""
     slowdown: float = 1.0
     """Multiplies all latencies."""
