@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,7 @@ class Session:
         self._warnings: list[str] = []
         self._notices: list[str] = []
         self._messages: list[str] = []
-        self._started = datetime.now(timezone.utc)
+        self._date = datetime.now(timezone.utc).isoformat(timespec="seconds")
 
     @staticmethod
     def _both(settings: Settings) -> tuple[Settings, ...]:
@@ -139,14 +140,10 @@ class Session:
 
     def _measure_others(self) -> None:
         for role, run in self._runs.items():
-            if role == "main":
-                continue
-            try:
-                for cell, speedup in self._planned.items():
-                    if role == "against" or speedup:
-                        run.measure(cell)
-            finally:
-                run.close()
+            if role != "main":
+                run.measure_ahead(
+                    cell for cell, speedup in self._planned.items() if role == "against" or speedup
+                )
 
     def _with_speedup(self, measurement: Measurement) -> Measurement:
         if not self._planned.get(measurement.cell, False):
@@ -187,7 +184,7 @@ class Session:
             baseline = self._baseline_for(cell)
             if self.settings.save:
                 refuse(measurement, self.settings.target.method)
-        except BaselineError as error:
+        except SpeedBenchError as error:
             return Judgement(failure=str(error))
         checks = [
             compare(
@@ -195,7 +192,7 @@ class Session:
                 measurement,
                 baseline,
                 tolerance=self.settings.tolerances[metric],
-                conditions=self.conditions(),
+                conditions=self._conditions(),
                 hardware_key=run.hardware.key,
             )
             for metric in metrics
@@ -251,47 +248,26 @@ class Session:
         """What a cell is compared with: the file's content, or the other target's measurement of this run.
 
         Raises:
-            BaselineError: the other target's measurement is nothing to compare with.
+            SpeedBenchError: the other target could not be measured, or is nothing to compare with.
         """
         from pytest_speedbench.gate.baseline import merge
 
         run = self._runs.get("against")
         if run is None:
             return self._baseline
+        name, measurement = run.settings.target.name, run.measure(cell)
         assert run.hardware is not None
-        name = run.settings.target.name
         try:
-            return merge(name, None, [run.measure(cell)], self._conditions(run), run.hardware.key)
+            return merge(name, None, [measurement], self._conditions("against"), run.hardware.key)
         except BaselineError as error:
             raise BaselineError(f"{name} is nothing to compare with: {error}") from None
 
-    def conditions(self) -> Conditions:
-        """How this run measures its target."""
-        return self._conditions(self._runs["main"])
+    def _conditions(self, role: str = "main") -> Conditions:
+        return self._runs[role].conditions(self._date, self._commit)
 
-    def _conditions(self, run: TargetRun) -> Conditions:
-        from pytest_speedbench import __version__
-        from pytest_speedbench.gate.baseline import Conditions
-
-        settings, target = run.settings, run.settings.target
-        return Conditions(
-            date=self._started.isoformat(timespec="seconds"),
-            plugin_version=__version__,
-            engine=target.engine,
-            engine_version=run.version,
-            method=target.method,
-            draft_length=target.draft_length,
-            temperature=settings.temperature,
-            ignore_eos=settings.ignore_eos,
-            seed=settings.sampling.seed,
-            output_length=settings.output_length,
-            dataset="sample" if settings.data is None else settings.data.name,
-            commit=_commit(self._config.rootpath),
-            model=target.model,
-            draft_model=target.draft_model,
-            engine_args=target.engine_args,
-            rounds=settings.rounds,
-        )
+    @cached_property
+    def _commit(self) -> str | None:
+        return _commit(self._config.rootpath)
 
     def _save_command(self) -> str:
         import shlex
@@ -348,7 +324,7 @@ class Session:
 
     def _save(self, exit_status: int) -> bool:
         from pytest_speedbench.gate.baseline import merge
-        from pytest_speedbench.gate.store import save
+        from pytest_speedbench.gate.store import load, save
 
         path = self.settings.baseline_path
         run = self._runs["main"]
@@ -366,9 +342,9 @@ class Session:
         try:
             merged = merge(
                 self.settings.target.name,
-                self._baseline,
+                load(path),  # again: another run may have saved other cells meanwhile
                 list(self._measured.values()),
-                self.conditions(),
+                self._conditions(),
                 run.hardware.key,
             )
             save(path, merged)
@@ -391,7 +367,7 @@ class Session:
         return RunResult(
             target=self.settings.target,
             against=self.settings.against.target.name if self.settings.against else None,
-            conditions=self.conditions(),
+            conditions=self._conditions(),
             hardware=run.hardware,
             cells=tuple(self._cell_result(cell) for cell in self._measured),
             warnings=tuple(dict.fromkeys(self._warnings)),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_speedbench.engines.base import Engine, Hardware
     from pytest_speedbench.engines.control import Control
     from pytest_speedbench.engines.process import EngineProcess
+    from pytest_speedbench.gate.baseline import Conditions
     from pytest_speedbench.load.conversation import Prepared
     from pytest_speedbench.load.progress import Progress
     from pytest_speedbench.metrics.measurement import Measurement
@@ -46,10 +48,12 @@ class TargetRun:
         self._logs = logs
         self._progress = progress
         self._measured: dict[Cell, Measurement] = {}
+        self._errors: dict[Cell, str] = {}
         self._prepared: dict[tuple[str, str], Prepared] = {}
         self._process: EngineProcess | None = None
         self._control: Control | None = None
-        self._start_error: str | None = None
+        self._did_not_start = False
+        self._closed = False
         self.version = ""
         self.hardware: Hardware | None = None
 
@@ -62,33 +66,76 @@ class TargetRun:
         """All metrics of one cell.
 
         Raises:
-            EngineError: the engine could not be started; said in full once, and in one line after that.
+            EngineError: the engine could not be started (said in full for the first cell, in one line for those
+                after it), is gone, or failed a control call.
         """
-        if cell not in self._measured:
-            control = self._running()
-            death = self._died()
-            if death is not None:
-                raise EngineError(
-                    f"{cell.id} was not measured: {death} in an earlier cell; its log: {self.log}"
-                )
-            self._measured[cell] = self._measure(cell, control)
+        if cell not in self._measured and cell not in self._errors:
+            try:
+                self._measured[cell] = self._measure(cell, self._running(cell))
+            except EngineError as error:
+                self._errors[cell] = str(error)
+        if cell in self._errors:
+            raise EngineError(self._errors[cell])
         return self._measured[cell]
 
-    def _running(self) -> Control:
-        if self._control is not None:
-            return self._control
-        if self._start_error is not None:
+    def measure_ahead(self, cells: Iterable[Cell]) -> None:
+        """Measure cells before anybody asks for them, and end the engine; what goes wrong is said when they do."""
+        for cell in cells:
+            with suppress(EngineError):
+                self.measure(cell)
+        self.close()
+
+    def conditions(self, date: str, commit: str | None) -> Conditions:
+        """How this target is measured.
+
+        Args:
+            date: of the run, ISO 8601.
+            commit: of the repository under test.
+        """
+        from pytest_speedbench import __version__
+        from pytest_speedbench.gate.baseline import Conditions
+
+        settings, target = self.settings, self.settings.target
+        return Conditions(
+            date=date,
+            commit=commit,
+            plugin_version=__version__,
+            engine=target.engine,
+            engine_version=self.version,
+            model=target.model,
+            draft_model=target.draft_model,
+            method=target.method,
+            draft_length=target.draft_length,
+            engine_args=target.engine_args,
+            temperature=settings.temperature,
+            ignore_eos=settings.ignore_eos,
+            seed=settings.sampling.seed,
+            output_length=settings.output_length,
+            dataset="sample" if settings.data is None else settings.data.name,
+            rounds=settings.rounds,
+        )
+
+    def _running(self, cell: Cell) -> Control:
+        engine = self.settings.target.engine
+        if self._did_not_start:
+            raise EngineError(f"{engine} did not start; the first failure of this run says why")
+        if self._closed:
             raise EngineError(
-                f"{self.settings.target.engine} did not start; the first failure of this run says why"
+                f"{cell.id} was not measured on {self.settings.target.name} before it was ended"
             )
-        try:
-            self._control = self._start()
-        except EngineError as error:
-            self._start_error = str(error)
-            raise
+        if self._control is None:
+            try:
+                self._control = self._start()
+            except EngineError:
+                self._did_not_start = True
+                raise
+        death = self._died()
+        if death is not None:
+            raise EngineError(f"{cell.id} was not measured: {death} in an earlier cell; its log: {self.log}")
         return self._control
 
     def _start(self) -> Control:
+        from pytest_speedbench.engines.base import Authorized
         from pytest_speedbench.engines.control import Control
 
         target = self.settings.target
@@ -103,7 +150,9 @@ class TargetRun:
             url = self._process.url
         else:
             url = target.url
-        control = Control(url)
+        control = Control(
+            url, headers=self._engine.authorization() if isinstance(self._engine, Authorized) else None
+        )
         if target.url is not None and not control.answers(self._engine.ready_path):
             raise EngineError(
                 f"--speedbench-url={url}: GET {self._engine.ready_path} is not answered with 200; is the server running?"
@@ -153,6 +202,7 @@ class TargetRun:
         Raises:
             EngineError: a process of the engine's could not be ended.
         """
+        self._closed = True
         if self._control is not None:
             self._control.close()
             self._control = None

@@ -37,6 +37,21 @@ def test_a_worse_target_fails(pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.usefixtures("targets")
+def test_a_target_to_compare_with_that_does_not_start_fails_every_cell(pytester: pytest.Pytester) -> None:
+    path = pytester.path / "speedbench.yaml"
+    path.write_text(path.read_text() + "  broken: {engine: reference, engine_args: [--nonsense]}\n")
+    result = pytester.runpytest("--speedbench-target=same", "--speedbench-against=broken")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*unrecognized arguments: --nonsense",
+            "reference did not start; the first failure of this run says why",
+        ]
+    )
+    assert "Traceback" not in result.stdout.str()
+
+
+@pytest.mark.usefixtures("targets")
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
