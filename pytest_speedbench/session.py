@@ -269,9 +269,11 @@ class Session:
     def _commit(self) -> str | None:
         return _commit(self._config.rootpath)
 
-    def _save_command(self) -> str:
+    def _save_command(self) -> str | None:
         import shlex
 
+        if self.settings.against is not None:
+            return None
         return shlex.join(["pytest", *self._config.invocation_params.args, "--speedbench-save"])
 
     def _cell_result(self, cell: Cell) -> CellResult:

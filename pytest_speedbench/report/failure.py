@@ -27,7 +27,7 @@ def failure_text(
     *,
     baseline: str,
     log: str | None,
-    save_command: str,
+    save_command: str | None,
 ) -> str:
     """Explain checks of one cell to the person whose change they judge.
 
@@ -37,7 +37,7 @@ def failure_text(
         target: what was measured.
         baseline: what it was compared with, in words: a file or another target.
         log: the engine's log, or None where it was not launched here.
-        save_command: stores this run's measurements.
+        save_command: stores this run's measurements; None where there is no file to store them in.
 
     Returns:
         Lines of at most 79 columns.
@@ -58,10 +58,14 @@ def failure_text(
     if log is not None:
         lines.append(f"  engine log: {log}")
     verdicts = {check.verdict for check in checks}
-    if Verdict.NO_BASELINE in verdicts:
-        lines += ["  to store this run as the baseline:", f"    {save_command}"]
-    elif Verdict.INVALID not in verdicts:
-        lines += ["  if this is intended, store it as the new baseline:", f"    {save_command}"]
+    if save_command is not None and Verdict.INVALID not in verdicts:
+        new = Verdict.NO_BASELINE in verdicts
+        lines.append(
+            "  to store this run as the baseline:"
+            if new
+            else "  if this is intended, store it as the new baseline:"
+        )
+        lines.append(f"    {save_command}")
     return "\n".join(lines)
 
 

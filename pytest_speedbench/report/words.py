@@ -35,7 +35,7 @@ def target_line(target: Target) -> str:
 
 def method(name: str, draft_length: int) -> str:
     """A method with its draft length: `eagle3 k=3`, or `none`."""
-    return name if name == "none" else f"{name} k={draft_length}"
+    return f"{name} k={draft_length}" if draft_length else name
 
 
 def cell_line(cell: Cell) -> str:

@@ -34,6 +34,7 @@ def test_a_worse_target_fails(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest("--speedbench-target=new", "--speedbench-against=old")
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["  cause: drafter. *", "  8 of 8 prompts paired with old"])
+    result.stdout.no_fnmatch_line("*--speedbench-save*")
 
 
 @pytest.mark.usefixtures("targets")

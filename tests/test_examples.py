@@ -1,0 +1,105 @@
+"""Examples do what a reader who copies them expects."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pytest_speedbench import settings
+from pytest_speedbench.engines import names
+from pytest_speedbench.options import OPTIONS, Option
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+ENGINE_REPOSITORY = EXAMPLES / "engine_repository"
+WORKFLOW = ENGINE_REPOSITORY / ".github" / "workflows" / "speedbench.yml"
+TARGETS = tuple(yaml.safe_load((ENGINE_REPOSITORY / "speedbench.yaml").read_text("utf-8"))["targets"])
+
+
+@pytest.fixture
+def engine_repository(pytester: pytest.Pytester) -> Path:
+    """A copy on its own, as in a repository that knows nothing of this one."""
+    shutil.copytree(
+        ENGINE_REPOSITORY,
+        pytester.path,
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns(".speedbench", "__pycache__", "baselines"),
+    )
+    return pytester.path
+
+
+def test_the_engine_repository_collects_every_cell_without_an_engine(
+    pytester: pytest.Pytester, engine_repository: Path
+) -> None:
+    result = pytester.runpytest("--collect-only", "-q")
+    assert result.ret == 0
+    cells = [line.partition("::")[2] for line in result.outlines if "::" in line]
+    assert len(cells) == 11 * 2 + 3 * 3 + 3
+    assert "test_acceptance_length[qualitative-multilingual-bs32]" in cells
+    assert "test_throughput[throughput_1k-low_entropy-bs128]" in cells
+
+
+def test_the_engine_repository_skips_without_an_engine(
+    pytester: pytest.Pytester, engine_repository: Path
+) -> None:
+    result = pytester.runpytest("-k", "coding-bs1]")
+    result.assert_outcomes(skipped=1)
+
+
+def test_the_engine_repository_s_tests_gate_an_engine(
+    pytester: pytest.Pytester, engine_repository: Path
+) -> None:
+    arguments = (
+        "-p",
+        "no:cacheprovider",
+        "--speedbench-engine=reference",
+        "--speedbench-output-length=16",
+        "--speedbench-ignore-eos",
+        "-k",
+        "coding-bs1] or mixed-bs32]",
+    )
+    pytester.runpytest_subprocess(*arguments).assert_outcomes(failed=2, passed=1)
+    pytester.runpytest_subprocess(*arguments, "--speedbench-save").assert_outcomes(passed=3)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_targets_of_the_engine_repository_can_be_read(name: str) -> None:
+    def command_line(option: Option) -> tuple[Any, str, Path] | None:
+        return (name, option.option, ENGINE_REPOSITORY) if option.name == "target" else None
+
+    read = settings.read(ENGINE_REPOSITORY, command_line, lambda option: None)
+    assert read is not None
+    assert read.target.name == name
+    assert read.target.engine in names()
+    assert read.target.method != "none"
+    assert read.ignore_eos
+    assert read.baseline_path == ENGINE_REPOSITORY / "baselines" / f"{name}.yaml"
+
+
+def test_the_workflow_gates_every_target_and_saves_none() -> None:
+    workflow = yaml.safe_load(WORKFLOW.read_text("utf-8"))
+    job = workflow["jobs"]["gate"]
+    assert tuple(job["strategy"]["matrix"]["target"]) == TARGETS
+    [command] = [step["run"] for step in job["steps"] if "pytest tests" in step.get("run", "")]
+    options = set(re.findall(r"--speedbench-[a-z-]*[a-z]", command))
+    assert options <= {option.option for option in OPTIONS}
+    assert {"--speedbench-target", "--speedbench-data", "--speedbench-report"} <= options
+    assert "--speedbench-save" not in command
+
+
+def test_the_workflow_pins_its_actions_and_keeps_what_a_failure_needs() -> None:
+    workflow = yaml.safe_load(WORKFLOW.read_text("utf-8"))
+    steps = workflow["jobs"]["gate"]["steps"]
+    used = [step["uses"] for step in steps if "uses" in step]
+    assert used
+    assert all(re.search(r"@v\d+\.\d+\.\d+$", action) for action in used)
+    [upload] = [step for step in steps if "upload-artifact" in step.get("uses", "")]
+    assert upload["if"] == "always()"
+    assert ".speedbench/logs" in upload["with"]["path"].split()
+    assert upload["with"]["include-hidden-files"] is True
+    [summary] = [step for step in steps if "GITHUB_STEP_SUMMARY" in step.get("run", "")]
+    assert summary["if"] == "always()"
