@@ -1,4 +1,4 @@
-"""The grid: splits, their categories, and cells with stable ids such as `qualitative-coding-bs32`."""
+"""The grid: which cells a test runs, and their stable ids such as `qualitative-coding-bs32`."""
 
 from __future__ import annotations
 
@@ -7,45 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_speedbench.errors import SettingsError
-
-QUALITATIVE = "qualitative"
-DOMAINS = (
-    "coding",
-    "humanities",
-    "math",
-    "multilingual",
-    "qa",
-    "rag",
-    "reasoning",
-    "roleplay",
-    "stem",
-    "summarization",
-    "writing",
-)
-ENTROPY_TIERS = ("low_entropy", "mixed", "high_entropy")
-INPUT_LENGTHS = {
-    "throughput_1k": 1_000,
-    "throughput_2k": 2_000,
-    "throughput_8k": 8_000,
-    "throughput_16k": 16_000,
-    "throughput_32k": 32_000,
-}
-"""Nominal input sequence length in tokens (k = 1000) of each throughput split."""
-
-SPLITS = (QUALITATIVE, *INPUT_LENGTHS)
-MAX_BATCH_SIZE = 512
-DEFAULT_BATCH_SIZES = (1, 32)
-"""For tests that name none, in runs that name none."""
-
-
-def categories_of(split: str) -> tuple[str, ...]:
-    """The categories of a split, in SPEED-Bench's (alphabetical, low to high entropy) order."""
-    return DOMAINS if split == QUALITATIVE else ENTROPY_TIERS
-
-
-def prompts_per_category(split: str) -> int:
-    """How many prompts SPEED-Bench has in each category of a split."""
-    return 80 if split == QUALITATIVE else 512
+from pytest_speedbench.splits import DEFAULT_BATCH_SIZES, MAX_BATCH_SIZE, QUALITATIVE, SPLITS, categories_of
 
 
 @dataclass(frozen=True)

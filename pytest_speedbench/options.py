@@ -4,32 +4,57 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from pytest_speedbench.cells import DOMAINS, ENTROPY_TIERS, MAX_BATCH_SIZE, SPLITS
 from pytest_speedbench.metrics.names import GATED
+from pytest_speedbench.splits import DOMAINS, ENTROPY_TIERS, MAX_BATCH_SIZE, SPLITS
 
 METHODS = ("none", "ngram", "suffix", "draft_model", "eagle", "eagle3", "mtp", "dflash")
 TARGETS_FILE = "speedbench.yaml"
 
 
-@dataclass(frozen=True)
 class Option:
-    """One setting: `--speedbench-<name>`, its ini twin `speedbench_<name>`, and perhaps a key of a target."""
+    """One setting: `--speedbench-<name>`, its ini twin `speedbench_<name>`, and perhaps a key of a target.
 
-    name: str
-    help: str
-    allowed: str
-    """What may be given, in words: ends the line that refuses a bad value."""
-    parse: Callable[[str], Any] = str
-    default: Any = None
-    metavar: str | None = None
-    repeatable: bool = False
-    flag: bool = False
-    key: str | None = None
-    """Key under a target of `speedbench.yaml`; None for what does not belong to a target."""
-    ini: bool = True
+    A plain class: what every pytest run imports, used or not, should cost little.
+
+    Args:
+        name: as typed after `--speedbench-`.
+        help: for `--help`.
+        allowed: what may be given, in words: ends the line that refuses a bad value.
+        parse: makes the value from its text; raises ValueError or KeyError for what is not allowed.
+        default: where nothing is given.
+        metavar: in `--help`.
+        repeatable: whether values add up.
+        flag: whether it stands without a value.
+        key: under a target of `speedbench.yaml`; None for what does not belong to a target.
+        ini: whether it has an ini twin.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        help: str,
+        allowed: str,
+        parse: Callable[[str], Any] = str,
+        *,
+        default: Any = None,
+        metavar: str | None = None,
+        repeatable: bool = False,
+        flag: bool = False,
+        key: str | None = None,
+        ini: bool = True,
+    ) -> None:
+        self.name = name
+        self.help = help
+        self.allowed = allowed
+        self.parse = parse
+        self.default = default
+        self.metavar = metavar
+        self.repeatable = repeatable
+        self.flag = flag
+        self.key = key
+        self.ini = ini
 
     @property
     def option(self) -> str:

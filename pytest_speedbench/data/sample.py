@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_speedbench.cells import ENTROPY_TIERS, INPUT_LENGTHS, QUALITATIVE
 from pytest_speedbench.data import checks, reader
 from pytest_speedbench.data.prompts import Prompt
+from pytest_speedbench.splits import ENTROPY_TIERS, INPUT_LENGTHS, QUALITATIVE
 
 SOURCE = "sample"
 PROMPTS_PER_CATEGORY = 8

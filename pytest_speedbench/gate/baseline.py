@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from pytest_speedbench.cells import SPLITS, Cell, categories_of
+from pytest_speedbench.cells import Cell
 from pytest_speedbench.errors import BaselineError
 from pytest_speedbench.metrics.measurement import Measurement
+from pytest_speedbench.settings import UNKNOWN
+from pytest_speedbench.splits import SPLITS, categories_of
 
 DEAD_DRAFTER = 1.02
 """Acceptance length below which drafting gains nothing, in tokens per step."""
@@ -135,19 +137,24 @@ def refuse(measurement: Measurement, method: str) -> None:
         method: how its tokens were drafted.
 
     Raises:
-        BaselineError: the measurement has problems, no acceptance length or no output TPS, or its drafter is dead.
+        BaselineError: the measurement has problems, no acceptance length (but for method `unknown`) or no output
+            TPS, or its drafter is dead.
     """
     cell = measurement.cell.id
     if measurement.problems:
         raise BaselineError(
             f"{cell}: not stored, the measurement is invalid: {'; '.join(measurement.problems)}"
         )
-    for metric in ("acceptance_length", "output_tps"):
+    # An endpoint of which so little is known can still be gated on its speed.
+    needed = ("output_tps",) if method == UNKNOWN else ("acceptance_length", "output_tps")
+    for metric in needed:
         if metric not in measurement.metrics:
             reason = measurement.missing.get(metric, "it was not measured")
             raise BaselineError(f"{cell}: not stored, {metric} is missing: {reason}")
+    if method in ("none", UNKNOWN):
+        return
     length = measurement.metrics["acceptance_length"]
-    if method != "none" and length < DEAD_DRAFTER:
+    if length < DEAD_DRAFTER:
         raise BaselineError(
             f"{cell}: not stored, an acceptance length of {length:.4f} with method {method} is that of a dead drafter "
             f"(below {DEAD_DRAFTER}); check the draft model and its arguments, or measure with method none"
@@ -184,7 +191,8 @@ def merge(
     here = throughput.setdefault(hardware_key, {})
     for measurement in measurements:
         run = _run_of(runs, conditions.of(measurement))
-        acceptance[measurement.cell.id] = _acceptance_cell(measurement, run)
+        if "acceptance_length" in measurement.metrics:
+            acceptance[measurement.cell.id] = _acceptance_cell(measurement, run)
         here[measurement.cell.id] = _throughput_cell(measurement, run)
     used = {cell.run for cell in acceptance.values()}
     used |= {cell.run for cells in throughput.values() for cell in cells.values()}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_speedbench import yaml_file
-from pytest_speedbench.cells import Cell, categories_of
+from pytest_speedbench.cells import Cell
 from pytest_speedbench.errors import BaselineError
 from pytest_speedbench.gate.baseline import (
     AcceptanceCell,
@@ -24,6 +24,7 @@ from pytest_speedbench.gate.baseline import (
     ThroughputPrompt,
     rounded,
 )
+from pytest_speedbench.splits import categories_of
 from pytest_speedbench.yaml_file import YamlFileError
 
 if TYPE_CHECKING:

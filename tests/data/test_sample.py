@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from pytest_speedbench.cells import DOMAINS, ENTROPY_TIERS, INPUT_LENGTHS, SPLITS, categories_of
 from pytest_speedbench.data import Prompt, load
 from pytest_speedbench.data.checks import PLACEHOLDER
 from pytest_speedbench.data.sample import FOLDER, estimated_tokens, passages
+from pytest_speedbench.splits import DOMAINS, ENTROPY_TIERS, INPUT_LENGTHS, SPLITS, categories_of
 
 SCHEMA = {
     "question_id": str,

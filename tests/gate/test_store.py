@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_speedbench.cells import SPLITS, Cell, categories_of
+from pytest_speedbench.cells import Cell
 from pytest_speedbench.errors import BaselineError
 from pytest_speedbench.gate.baseline import (
     AcceptanceCell,
@@ -24,6 +24,7 @@ from pytest_speedbench.gate.baseline import (
     rounded,
 )
 from pytest_speedbench.gate.store import load, save, text_of
+from pytest_speedbench.splits import SPLITS, categories_of
 from tests.gate.measurements import CELL, CONDITIONS, HARDWARE, STEPS, baseline_of, measurement
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
