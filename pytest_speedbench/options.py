@@ -171,7 +171,7 @@ OPTIONS = (
     ),
     Option(
         "engine-python",
-        "interpreter that has the engine installed (default: this one)",
+        "interpreter that has the engine installed, or llama.cpp's server (default: this one, or the one on PATH)",
         "a path",
         key="engine_python",
         metavar="PATH",

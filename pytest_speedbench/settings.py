@@ -16,7 +16,9 @@ from pytest_speedbench.options import BY_FIELD, PATHS, TARGETS_FILE, Option
 if TYPE_CHECKING:
     from pytest_speedbench.engines.base import Sampling
 
-BUILT_IN_METHOD = {"reference": "draft_model"}
+UNKNOWN = "unknown"
+"""Method of an endpoint that does not tell how it drafts, if it does."""
+BUILT_IN_METHOD = {"reference": "draft_model", "openai": UNKNOWN}
 """The method of an engine that brings its own drafter, where none is named; every other engine: `none`."""
 DESCRIBES_TARGET = (
     "engine",
@@ -42,7 +44,7 @@ class Target:
     engine: str
     method: str
     draft_length: int
-    """Tokens drafted per step (k); 0 for method `none`."""
+    """Tokens drafted per step (k); 0 for methods `none` and `unknown`."""
     model: str | None = None
     draft_model: str | None = None
     engine_args: tuple[str, ...] = ()
@@ -228,7 +230,7 @@ def _read_target(
             f"{read.named('draft_model')}={draft_model}: method {method} has no draft model; "
             "allowed with --speedbench-method=draft_model, eagle, eagle3, mtp or dflash"
         )
-    draft_length = read("draft_length") if method != "none" else 0
+    draft_length = read("draft_length") if method not in ("none", UNKNOWN) else 0
     model = read("model")
     engine_python = read("engine_python")
     target = Target(
@@ -282,6 +284,6 @@ def default_target_name(engine: str, model: str | None, method: str, draft_lengt
     if model:
         parts.append(re.sub(r"[^a-z0-9.]+", "-", Path(model).name.lower()).strip("-."))
     parts.append(method)
-    if method != "none":
+    if draft_length:
         parts.append(f"k{draft_length}")
     return "-".join(part for part in parts if part)

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from pytest_speedbench.settings import Target
 
 
+ESTIMATED = "estimated"
+"""`Counters.source` where stream events were taken for decode steps, which they need not be."""
+
+
 @dataclass(frozen=True)
 class Launch:
     """How to start a server."""
@@ -22,6 +26,8 @@ class Launch:
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     """Added to the environment of the test process."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Texts by name, written beside the log; an argument `{name}` is replaced by the path."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,10 @@ class HttpCall:
 
     path: str
     body: bytes
-    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+    headers: Mapping[str, str] = field(
+        default_factory=lambda: {"Content-Type": "application/json"}, repr=False
+    )
+    """May hold a key, and so is never shown."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +92,7 @@ class Counters:
     """
 
     source: str
-    """Where they were read: for example `response` or `prometheus`; `estimated` where stream events were taken for
-    steps."""
+    """Where they were read: for example `response` or `prometheus`; or `ESTIMATED`."""
     drafted_steps: int | None
     """Decode steps that verified at least one draft token; None where they are not told."""
     drafted_tokens: int | None
@@ -131,7 +139,7 @@ class Engine(Protocol):
 
     @property
     def counts_per_request(self) -> bool:
-        """Whether responses carry counters; if not, `server_counters` are read before and after each round.
+        """Whether responses carry all counters; if not, `server_counters` are read before and after each round.
 
         Asked after `version` and `reset`, in which an engine may find out from a server that already runs.
         """
@@ -178,3 +186,18 @@ class Bounded(Protocol):
 
     def requests_at_once(self, control: Control) -> int:
         """Requests computed at once; what exceeds them waits, so that no larger batch size can be measured."""
+
+
+@runtime_checkable
+class Authorized(Protocol):
+    """An engine that may add this method: its server wants a key."""
+
+    def authorization(self) -> Mapping[str, str]:
+        """Headers for every control call. What they hold is kept out of errors; generations carry their own."""
+
+
+@runtime_checkable
+class SpeaksMessages(Protocol):
+    """An engine that may add this attribute: prompts go out as chat messages, whatever tokenizer there is."""
+
+    messages_only: bool

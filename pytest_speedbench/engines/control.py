@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pytest_speedbench.engines.log import MASK
 from pytest_speedbench.errors import EngineError
 
 if TYPE_CHECKING:
@@ -16,15 +19,19 @@ class Control:
     Args:
         url: base URL, such as `http://127.0.0.1:8000`.
         timeout_s: how long one call may take, in seconds.
+        headers: of every call. What an `Authorization` among them holds is masked in errors.
     """
 
-    def __init__(self, url: str, timeout_s: float = 60.0) -> None:
+    def __init__(self, url: str, timeout_s: float = 60.0, headers: Mapping[str, str] | None = None) -> None:
         import requests
 
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy of the environment must not stand between us and localhost
+        self._session.headers.update(headers or {})
+        if authorities := os.environ.get("SSL_CERT_FILE"):  # as the client that sends the prompts has it
+            self._session.verify = authorities
 
     def request(self, method: str, path: str, json: Any = None) -> requests.Response:
         """One call; any status is returned.
@@ -37,7 +44,8 @@ class Control:
         try:
             return self._session.request(method, self.url + path, json=json, timeout=self.timeout_s)
         except requests.RequestException as error:
-            raise EngineError(f"{method} {self.url}{path} failed: {error}") from None
+            told = without_key(str(error), self._session.headers)
+            raise EngineError(f"{method} {self.url}{path} failed: {told}") from None
 
     def get(self, path: str) -> requests.Response:
         """GET, any status."""
@@ -73,11 +81,18 @@ class Control:
         self._session.close()
 
 
+def without_key(text: str, headers: Mapping[str, Any]) -> str:
+    """A text for people without the key that `headers` held: a server's answer may repeat it."""
+    key = str(headers.get("Authorization", "")).rpartition(" ")[2]
+    return text.replace(key, MASK) if key else text
+
+
 def _json(response: requests.Response) -> Any:
     where = f"{response.request.method} {response.request.url}"
+    told = without_key(response.text, response.request.headers)
     if response.status_code != 200:
-        raise EngineError(f"{where} answered {response.status_code}: {response.text[:500]}")
+        raise EngineError(f"{where} answered {response.status_code}: {told[:500]}")
     try:
         return response.json()
     except ValueError:
-        raise EngineError(f"{where} answered no JSON: {response.text[:200]!r}") from None
+        raise EngineError(f"{where} answered no JSON: {told[:200]!r}") from None

@@ -76,9 +76,10 @@ class EngineProcess:
 
         self.name = name
         self.url = f"http://127.0.0.1:{port}"
-        masked, self._secrets = mask(launch.command)
-        self.command = shlex.join(masked)
         self.log, log_file = open_log(logs, name)
+        command = _with_files(launch, self.log)
+        masked, self._secrets = mask(command)
+        self.command = shlex.join(masked)
         with log_file:
             self._log_start = log_file.write(f"[speedbench] {self.command}\n".encode())
             log_file.flush()
@@ -93,7 +94,7 @@ class EngineProcess:
         environment = {**_inherited(), "PYTHONUNBUFFERED": "1", **launch.environment}
         environment[supervisor.LAUNCH_ID] = self._launch_id
         try:
-            self._order(command=list(launch.command), environment=environment, grace_s=GRACE_S)
+            self._order(command=command, environment=environment, grace_s=GRACE_S)
             give_up = time.monotonic() + _SUPERVISOR_START_S
             while not self._ended and not {"launched", "failed"} & self._reports.keys():
                 if time.monotonic() > give_up:
@@ -346,6 +347,17 @@ def _listeners(port: int) -> dict[int, str]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     found[pid] = psutil.Process(pid).name()
     return found
+
+
+def _with_files(launch: Launch, log: Path) -> list[str]:
+    """Write the files of a launch as `<engine>-<n>.<name>`; the command that names them."""
+    paths = {f"{{{name}}}": log.with_suffix(f".{name}") for name in launch.files}
+    for (name, text), path in zip(launch.files.items(), paths.values(), strict=True):
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise EngineError(f"cannot write {name} to {path}: {error.strerror}") from None
+    return [str(paths.get(argument, argument)) for argument in launch.command]
 
 
 def _free_port() -> int:

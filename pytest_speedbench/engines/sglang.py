@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ _OWNED = {
     "--port": "the plugin chooses where the server listens",
     "--api-key": "the plugin calls the server without a key",
     "--admin-api-key": "the plugin calls the server without a key",
+    "--stream-output": "loses tokens of the stream when they come fast",
     "--skip-tokenizer-init": "a later turn of a chat needs the text of the reply to the turn before it",
     "--speculative-algorithm": "use --speedbench-method",
     "--speculative-algo": "use --speedbench-method",
@@ -76,16 +78,12 @@ _FLUSH_S = 30
 _LOOK = """
 import importlib.util, json, pathlib
 spec = importlib.util.find_spec("sglang")
-told = {"importable": bool(spec and spec.origin), "module": False, "deltas": None}
+told = {"importable": bool(spec and spec.origin), "module": False, "deltas": False}
 if told["importable"]:
     package = pathlib.Path(spec.origin).parent
     told["module"] = (package / "launch_server.py").is_file()
     options = [package / "srt" / "server_args.py", *(package / "srt" / "arg_groups" / "fields").glob("*.py")]
-    text = "".join(path.read_text("utf-8") for path in options if path.is_file()).replace("_", "-")
-    for name in ("incremental-streaming-output", "stream-output"):
-        if name in text:
-            told["deltas"] = "--" + name
-            break
+    told["deltas"] = any("incremental_streaming_output" in path.read_text("utf-8") for path in options if path.is_file())
 print(json.dumps(told))
 """
 """Run by the engine's interpreter, where importing SGLang itself would take ten seconds. What a version knows is
@@ -166,7 +164,7 @@ class SglangEngine:
         command += ["--disable-radix-cache", "--random-seed", "0"]
         if installed["deltas"]:
             # Otherwise every event repeats the whole output: a thousand tokens would be half a million.
-            command += [str(installed["deltas"])]
+            command += ["--incremental-streaming-output"]
         command += self._speculation()
         # Else a health check generates a token, for which the server takes at least a second.
         return Launch((*command, *target.engine_args), {"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0"})
@@ -261,6 +259,16 @@ class SglangEngine:
     def server_counters(self, control: Control) -> None:
         """None: every response has counters, and the server's own are of its last steps only."""
 
+    def requests_at_once(self, control: Control) -> int:
+        """Requests computed at once: with speculation 48, unless `--max-running-requests` says otherwise."""
+        told = self._meet(control)
+        # One of these for each rank of data parallelism.
+        ranks = [
+            state.get("effective_max_running_requests_per_dp") for state in told.get("internal_states") or ()
+        ]
+        bounds = ranks if ranks and all(ranks) else [told.get("max_running_requests")]
+        return sum(int(bound or sys.maxsize) for bound in bounds)
+
     def version(self, control: Control) -> str:
         """Version of the SGLang that is running."""
         return str(self._meet(control).get("version", "unknown"))
@@ -328,6 +336,11 @@ def refuse_other_server(told: Mapping[str, Any], target: Target, url: str) -> No
             f"{where} keeps a prefix cache, which would be measured instead of the engine; "
             "start it with --disable-radix-cache"
         )
+    if told.get("stream_output"):
+        raise EngineError(
+            f"{where} was started with --stream-output, which loses tokens of the stream when they come fast; "
+            "start it without"
+        )
     for flag in _LOSSY:
         threshold = told.get(flag[2:].replace("-", "_"))
         if threshold not in (None, 1, 1.0):
@@ -339,7 +352,8 @@ def refuse_other_server(told: Mapping[str, Any], target: Target, url: str) -> No
         return
     runs, wanted = told["speculative_algorithm"], _ALGORITHM.get(target.method)
     if runs != wanted and runs not in _ALSO_KNOWN_AS.get(str(wanted), ()):
-        raise EngineError(f"--speedbench-method={target.method}: {where} runs speculative algorithm {runs}")
+        runs_what = f"runs speculative algorithm {runs}" if runs else "drafts nothing"
+        raise EngineError(f"--speedbench-method={target.method}: {where} {runs_what}")
     if wanted is None:
         return
     steps, tokens = told.get("speculative_num_steps"), told.get("speculative_num_draft_tokens")

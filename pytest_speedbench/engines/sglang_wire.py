@@ -44,20 +44,20 @@ def read_generate(chunks: Sequence[Mapping[str, Any]], draft_length: int) -> Rep
     infos = [chunk.get("meta_info") or {} for chunk in chunks]
     last = infos[-1] if infos else {}
     finish = last.get("finish_reason")
-    if not finish or "completion_tokens" not in last:
+    if not isinstance(finish, Mapping) or "type" not in finish or "completion_tokens" not in last:
         raise EngineError(
             f"the response stream ended after {len(chunks)} events, before its generation had ended"
         )
-    reason = finish.get("type") if isinstance(finish, Mapping) else str(finish)
+    reason = str(finish["type"])
     if reason == "abort":
         raise EngineError(f"the server aborted the request: {finish.get('message') or 'it did not say why'}")
-    totals = [int(info["completion_tokens"]) for info in infos]
+    totals = [int(info.get("completion_tokens") or 0) for info in infos]
     if any(later < earlier for earlier, later in pairwise(totals)):
         raise EngineError(f"the response stream's number of tokens goes back: {totals}")
     ids = [chunk.get("output_ids") or [] for chunk in chunks]
     texts = [str(chunk.get("text") or "") for chunk in chunks]
-    # Deltas are as many as there are new tokens; what is repeated is as much as there is so far.
-    if [len(each) for each in ids] == totals or (not any(ids) and _is_repeated(texts)):
+    # Whoever repeats what there is so far has all of it in the last event. Versions without ids knew no other way.
+    if not any(ids) or len(ids[-1]) == totals[-1]:
         ids, texts = ids[-1:], texts[-1:]
     token_ids = tuple(token for each in ids for token in each)
     return Reply(
@@ -69,10 +69,6 @@ def read_generate(chunks: Sequence[Mapping[str, Any]], draft_length: int) -> Rep
         finish_reason=reason,
         counters=read_counters(last, draft_length),
     )
-
-
-def _is_repeated(texts: Sequence[str]) -> bool:
-    return all(later.startswith(earlier) for earlier, later in pairwise(texts))
 
 
 def read_chat(events: Sequence[bytes], chunks: Sequence[Mapping[str, Any]], draft_length: int) -> Reply:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.engines.base import Generation, Message
+from pytest_speedbench.engines.base import Generation, Message, SpeaksMessages
 from pytest_speedbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -135,6 +135,8 @@ def _choose_tokenizer(
     engine: Engine, control: Control, model: str | None, trial: Sequence[Message]
 ) -> tuple[str, Tokenizer, str]:
     """How prompts go out, the tokenizer for it, and a note; `trial` is tokenized to find out."""
+    if isinstance(engine, SpeaksMessages) and engine.messages_only:
+        return "messages", lambda chat: None, ""
     if engine.tokenize(control, trial) is not None:
         return "engine", lambda chat: engine.tokenize(control, chat), ""
     note = ""

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pytest_speedbench.engines.control import without_key
 from pytest_speedbench.errors import EngineError
 from pytest_speedbench.load.conversation import Prepared, encoder_threads, next_call
 from pytest_speedbench.load.eventloop import run
@@ -242,7 +243,8 @@ class _Round:
         try:
             async with session.post(self._url + call.path, data=body, headers=call.headers) as response:
                 if response.status != 200:
-                    return f"HTTP {response.status}: {excerpt(await response.content.read())}"
+                    told = without_key(excerpt(await response.content.read()), call.headers)
+                    return f"HTTP {response.status}: {told}"
                 read = response.content.readany
                 while data := await read():
                     keep((clock(), data))

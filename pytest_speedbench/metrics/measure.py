@@ -8,10 +8,12 @@ from statistics import median
 
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.data.prompts import Prompt
+from pytest_speedbench.engines.base import ESTIMATED
 from pytest_speedbench.load.records import RequestRecord, RoundRecord
 from pytest_speedbench.metrics import acceptance, latency, throughput
 from pytest_speedbench.metrics.acceptance import StepCounts
 from pytest_speedbench.metrics.measurement import Measurement, PromptTally
+from pytest_speedbench.settings import UNKNOWN
 
 _STEP_LATENCY = ("step_latency_s_mean", "step_latency_s_median", "step_latency_s_p99")
 _CLIENT_OVERLOADED = 0.9
@@ -73,7 +75,7 @@ def build(cell: Cell, method: str, rounds: Sequence[RoundRecord], prompts: Seque
             metrics["step_latency_s_mean"] = seconds / pooled.steps
     for name in _STEP_LATENCY:
         if name not in metrics:
-            missing.setdefault(name, _no_steps(pooled))
+            missing.setdefault(name, _no_steps(pooled, method))
 
     return Measurement(
         cell=cell,
@@ -162,12 +164,10 @@ def _accept(
 ) -> None:
     """Fill in what the counters tell of all requests together.
 
-    Args:
-        pooled: tells all steps.
-        drafts: tells which of them had a draft; not `pooled` where only the server as a whole told that.
+    `pooled` tells all steps, and `drafts` which of them had a draft: another sum where only the server told that.
     """
     if pooled is None or drafts is None:
-        missing.update(dict.fromkeys(_ACCEPTANCE, _no_steps(pooled)))
+        missing.update(dict.fromkeys(_ACCEPTANCE, _no_steps(pooled, method)))
         return
     untold = "the engine does not tell {}"
     no_step, no_token = (
@@ -178,7 +178,7 @@ def _accept(
         )
     )
     for name, value, reason in (
-        ("acceptance_length", acceptance.acceptance_length(pooled), _no_steps(pooled)),
+        ("acceptance_length", acceptance.acceptance_length(pooled), _no_steps(pooled, method)),
         ("drafted_acceptance_length", acceptance.drafted_acceptance_length(drafts), no_step),
         ("draft_acceptance_rate", acceptance.draft_acceptance_rate(drafts), no_token),
     ):
@@ -188,7 +188,12 @@ def _accept(
             missing[name] = "method none drafts nothing" if method == "none" and pooled.steps else reason
 
 
-def _no_steps(pooled: StepCounts | None) -> str:
+def _no_steps(pooled: StepCounts | None, method: str) -> str:
+    if pooled is None and method == UNKNOWN:
+        return (
+            "not available: the endpoint tells neither its decode steps nor, event by event, how its output grew "
+            "(stream_options.continuous_usage_stats)"
+        )
     if pooled is None:
         return "the engine sent no counters of its decode steps"
     return "no request had a decode step" if not pooled.steps else "no decode step could be timed"
@@ -269,7 +274,7 @@ def _problems(
 
     uncounted = [r for r in delivered if _counts_of(method, r) is None]
     per_server = not complete and all(round_.server_counters is not None for round_ in rounds)
-    if uncounted and not per_server:
+    if uncounted and not per_server and method != UNKNOWN:
         problems.append(
             "the engine sent no counters"
             if not any(request.counters for request in delivered)
@@ -351,6 +356,11 @@ def _notes(
         notes.append(
             f"acceptance length is an upper bound: the engine counts drafted steps only, and does not tell the "
             f"drafts accepted past the end of the output; it lies in {low:.4f} .. {high:.4f}"
+        )
+    if any(request.counters is not None and request.counters.source == ESTIMATED for request in delivered):
+        notes.append(
+            "acceptance length is estimated: each stream event was taken for a step, and servers put several "
+            "steps into one event when they or the network are behind"
         )
     every_step_drafts = method not in acceptance.SOMETIMES_DRAFTING and method != "none"
     if pooled is not None and pooled.drafted_steps is not None and every_step_drafts:

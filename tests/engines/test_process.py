@@ -251,6 +251,22 @@ class TestStart:
             assert process.exit_code() is None
 
 
+class TestFiles:
+    def test_lie_beside_the_log_and_are_named_in_the_command(self, tmp_path: Path) -> None:
+        engine = ScriptEngine(tmp_path, "told = open(sys.argv[2]).read()\npids.append(told)")
+        launch_script = engine.launch
+
+        def launch_with_file(port: int) -> Launch:
+            command = (*launch_script(port).command, "{config.yaml}")
+            return Launch(command, files={"config.yaml": "key: value\n"})
+
+        engine.launch = launch_with_file  # type: ignore[method-assign]
+        with launch(engine, tmp_path) as process:
+            assert facts(process.url)["pids"][-1] == "key: value\n"
+            assert process.log.with_name("script-1.config.yaml").read_text() == "key: value\n"
+            assert str(process.log.with_name("script-1.config.yaml")) in process.command
+
+
 class TestPort:
     def test_taken_by_a_server_that_answers_health_is_tried_again(
         self, tmp_path: Path, foreigners: list[Foreigner]

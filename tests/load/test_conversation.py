@@ -136,3 +136,13 @@ def test_warm_up_is_never_longer_than_what_is_measured() -> None:
     engine = StubEngine()
     prepared = prepare(engine, CONTROL, prompts(1), sampling(output_length=4))
     assert warm_up(engine, prepared, 1).sampling.output_length == 4
+
+
+class OnlyMessages(StubEngine):
+    messages_only = True
+
+
+def test_an_engine_that_speaks_messages_gets_them_whatever_tokenizer_there_is() -> None:
+    prepared = prepare(OnlyMessages(), CONTROL, prompts(1), sampling(), model="tiny")
+    assert (prepared.tokenization, prepared.note) == ("messages", "")
+    assert prepared.generations[0].messages == (Message("user", "question 0.0"),)

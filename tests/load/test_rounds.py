@@ -110,12 +110,28 @@ def test_a_dead_engine_is_not_measured() -> None:
     assert engine.diary == []
 
 
+class OneAtATime(StubEngine):
+    def requests_at_once(self, control: Control) -> int:
+        self.diary.append("requests at once")
+        return 1
+
+
+def test_a_batch_that_the_engine_would_let_wait_is_not_measured() -> None:
+    engine = OneAtATime()
+    with Diary(engine) as server, closing(Control(server.url)) as control:
+        prepared = prepare(engine, control, prompts(2), sampling())
+        assert len(measure_rounds(engine, control, prepared, 1)) == 1
+        with pytest.raises(EngineError, match="batch size 2: stub computes 1 requests at once"):
+            measure_rounds(engine, control, prepared, 2)
+    assert engine.diary.count("request of 8 tokens") == 2
+
+
 def test_one_progress_line_for_all_rounds_wiped_at_the_end() -> None:
     writes: list[str] = []
     with Diary(StubEngine()) as server:
         server.measure(rounds=3, warmup=2, progress=Progress("cell", writes.append))
-    assert writes[0] == "\rcell  0/6 requests"
-    assert writes[-1].strip() == ""
+    assert writes[0] == "\ncell  0/6 requests"
+    assert writes[-1] == "\r\x1b[K\x1b[A"
 
 
 def test_difference_counts_what_happened_in_between() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_speedbench.cells import Cell
+from pytest_speedbench.engines.base import Counters
 from pytest_speedbench.load.records import Arrival, RequestRecord, RoundRecord
 from pytest_speedbench.metrics.measure import build
 from pytest_speedbench.metrics.measurement import Measurement
@@ -217,3 +218,63 @@ def test_notes_tell_where_stream_and_usage_disagree() -> None:
 def test_tokenizations_are_told() -> None:
     rounds = [RoundRecord(1, (request(),), "engine"), RoundRecord(1, (request(),), "messages")]
     assert build(CELL, "eagle3", rounds, [prompt()]).tokenization == "engine, messages"
+
+
+STEPS = ([2, 0, 3], [1, 1])
+
+
+def told_by(accepted_by_step: list[int], question_id: str) -> RequestRecord:
+    """A response that tells its steps, and not which of them had a draft."""
+    whole = request(question_id, accepted_by_step)
+    assert whole.counters is not None
+    counted = replace(
+        whole.counters, drafted_steps=None, accepted_per_position=(), decode_steps=len(accepted_by_step)
+    )
+    return replace(whole, counters=counted)
+
+
+def told_together(server_accepted: list[int]) -> Measurement:
+    requests = [told_by(steps, f"q{number}") for number, steps in enumerate(STEPS)]
+    server = counters(server_accepted, source="prometheus")
+    return build(CELL, "ngram", [round_of(*requests, server_counters=server)], [prompt("q0"), prompt("q1")])
+
+
+def test_drafted_steps_are_the_servers_where_responses_tell_all_steps_only() -> None:
+    """One of the five steps had no draft."""
+    measured = told_together([2, 3, 1, 1])
+    assert measured.problems == ()
+    assert measured.metrics["acceptance_length"] == (5 + 7) / 5
+    assert measured.metrics["drafted_acceptance_length"] == 1 + 7 / 4
+    assert measured.per_position["histogram"] == (0, 2, 1, 1)
+    assert [(tally.steps, tally.drafted_steps) for tally in measured.prompts] == [(3, None), (2, None)]
+    assert [tally.accepted_per_position for tally in measured.prompts] == [None, None]
+    assert measured.counter_source == "response"
+
+
+def test_a_server_that_counted_more_than_its_responses_is_not_ours_alone() -> None:
+    (problem,) = told_together([2, 3, 1, 1, 3]).problems
+    assert problem == (
+        "in round 1 the server counted 10 accepted drafts, and its responses 7: is it serving somebody else?"
+    )
+
+
+def test_which_steps_had_a_draft_may_be_told_by_nobody() -> None:
+    measured = measure(told_by([2, 0], "q0"), method="ngram")
+    assert measured.problems == ()
+    assert measured.metrics["acceptance_length"] == 4 / 2
+    assert measured.missing["drafted_acceptance_length"] == "the engine does not tell which steps had a draft"
+
+
+def test_an_endpoint_that_tells_nothing_has_its_speed_measured_and_no_acceptance() -> None:
+    measured = measure(request(counted=False), method="unknown")
+    assert measured.problems == ()
+    assert measured.metrics["output_tps"] > 0
+    assert measured.missing["acceptance_length"].startswith("not available: the endpoint tells neither")
+
+
+def test_what_is_estimated_is_called_so() -> None:
+    estimated = Counters("estimated", None, None, 5, (), 0, decode_steps=3)
+    measured = measure(replace(request(), counters=estimated), method="unknown")
+    assert measured.metrics["acceptance_length"] == 8 / 3
+    assert measured.counter_source == "estimated"
+    assert any(note.startswith("acceptance length is estimated") for note in measured.notes)

@@ -1,0 +1,13 @@
+"""What a repository that gates vLLM would hold: acceptance length in every category."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_speedbench.fixture import SpeedBench
+
+
+@pytest.mark.speedbench(split="qualitative", batch_sizes=[8])
+def test_acceptance_length(speedbench: SpeedBench) -> None:
+    """A step of the target model delivers as many tokens as it did."""
+    speedbench.measure().assert_no_regression("acceptance_length")
