@@ -179,7 +179,7 @@ def test_engine_dies_mid_run(run: Run) -> None:
     result.stdout.fnmatch_lines(
         [
             "*INVALID: * requests failed*",
-            "*reference exited with code 70*",
+            "*exited with code 70)",
             "qualitative-qa-bs2 was not measured: reference exited with code 70 in an earlier cell; its log: *",
         ]
     )
