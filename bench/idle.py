@@ -68,6 +68,7 @@ def paired_differences(python: Path, folder: Path, installed: Path, pairs: int) 
 
     def once(path: str) -> float:
         environment = {**os.environ, "PYTHONPATH": path}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # byte code is read, as in any second run
         command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_empty.py"]
         begun = time.perf_counter()
         subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=True)

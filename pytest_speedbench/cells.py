@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_speedbench.errors import SettingsError
-from pytest_speedbench.splits import DEFAULT_BATCH_SIZES, MAX_BATCH_SIZE, QUALITATIVE, SPLITS, categories_of
+from pytest_speedbench.vocabulary import (
+    DEFAULT_BATCH_SIZES,
+    MAX_BATCH_SIZE,
+    QUALITATIVE,
+    SPLITS,
+    categories_of,
+)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_speedbench.errors import SpeedBenchError
-from pytest_speedbench.metrics.names import GATED, UNITS
+from pytest_speedbench.metrics.names import UNITS
+from pytest_speedbench.vocabulary import GATED
 
 if TYPE_CHECKING:
     from pytest_speedbench.cells import Cell

@@ -6,10 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from pytest_speedbench.metrics.names import GATED
-from pytest_speedbench.splits import DOMAINS, ENTROPY_TIERS, MAX_BATCH_SIZE, SPLITS
+from pytest_speedbench.vocabulary import DOMAINS, ENTROPY_TIERS, GATED, MAX_BATCH_SIZE, METHODS, SPLITS
 
-METHODS = ("none", "ngram", "suffix", "draft_model", "eagle", "eagle3", "mtp", "dflash")
 TARGETS_FILE = "speedbench.yaml"
 
 

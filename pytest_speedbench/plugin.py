@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from pytest_speedbench.errors import SpeedBenchError
 from pytest_speedbench.options import OPTIONS, Option
 
 if TYPE_CHECKING:
@@ -62,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SESSION] = None
     if not any(_command_line(config, option) or _ini(config, option) for option in OPTIONS):
         return
+    from pytest_speedbench.errors import SpeedBenchError
     from pytest_speedbench.settings import read, read_narrowing
 
     def command_line(option: Option) -> tuple[Any, str, Path] | None:
@@ -121,6 +121,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if marker is None:
         return
     from pytest_speedbench.cells import read_marker
+    from pytest_speedbench.errors import SpeedBenchError
     from pytest_speedbench.settings import read_narrowing
 
     config = metafunc.config
@@ -153,6 +154,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if ours is None or session.config.option.collectonly:
         return
     from pytest_speedbench.cells import read_marker
+    from pytest_speedbench.errors import SpeedBenchError
 
     planned: dict[Cell, bool] = {}
     for item in session.items:

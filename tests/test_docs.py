@@ -18,10 +18,11 @@ from pytest_speedbench import engines, yaml_file
 from pytest_speedbench.gate.checks import Verdict
 from pytest_speedbench.gate.decide import decide
 from pytest_speedbench.gate.statistics import Pair, ratio_of_ratios
-from pytest_speedbench.metrics.names import GATED, UNITS
+from pytest_speedbench.metrics.names import UNITS
 from pytest_speedbench.options import OPTIONS
 from pytest_speedbench.settings import DEFAULT_TOLERANCES
 from pytest_speedbench.targets_file import SCHEMA
+from pytest_speedbench.vocabulary import GATED
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

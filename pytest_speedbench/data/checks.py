@@ -11,7 +11,7 @@ from typing import Any
 from pytest_speedbench.data.prompts import Prompt
 from pytest_speedbench.data.reader import PREPARE, Row, Source, rows
 from pytest_speedbench.errors import DataError
-from pytest_speedbench.splits import SPLITS, categories_of, prompts_per_category
+from pytest_speedbench.vocabulary import SPLITS, categories_of, prompts_per_category
 
 PLACEHOLDER = "FULL BENCHMARK DATA SHOULD BE FETCHED FROM THE SOURCE USING SPECDEC_BENCH"
 """Stands in the published dataset for text that its owners do not let be copied; a template may follow it."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pytest_speedbench.data import checks, reader
 from pytest_speedbench.data.prompts import Prompt
-from pytest_speedbench.splits import ENTROPY_TIERS, INPUT_LENGTHS, QUALITATIVE
+from pytest_speedbench.vocabulary import ENTROPY_TIERS, INPUT_LENGTHS, QUALITATIVE
 
 SOURCE = "sample"
 PROMPTS_PER_CATEGORY = 8

@@ -10,7 +10,7 @@ from pytest_speedbench.cells import Cell
 from pytest_speedbench.errors import BaselineError
 from pytest_speedbench.metrics.measurement import Measurement
 from pytest_speedbench.settings import UNKNOWN
-from pytest_speedbench.splits import SPLITS, categories_of
+from pytest_speedbench.vocabulary import SPLITS, categories_of
 
 DEAD_DRAFTER = 1.02
 """Acceptance length below which drafting gains nothing, in tokens per step."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pytest_speedbench.gate.baseline import AcceptanceCell, ThroughputCell
 from pytest_speedbench.metrics.measurement import Measurement
-from pytest_speedbench.metrics.names import ACCEPTANCE, THROUGHPUT
+from pytest_speedbench.vocabulary import ACCEPTANCE, THROUGHPUT
 
 TO_BLAME = 1 / 3
 """Share of the loss that a part must carry to be named."""

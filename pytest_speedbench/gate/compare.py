@@ -19,7 +19,7 @@ from pytest_speedbench.gate.checks import Check, Verdict
 from pytest_speedbench.gate.decide import decide
 from pytest_speedbench.gate.statistics import Pair, RatioEstimate, ratio_of_ratios
 from pytest_speedbench.metrics.measurement import Measurement, PromptTally
-from pytest_speedbench.metrics.names import ACCEPTANCE, GATED
+from pytest_speedbench.vocabulary import ACCEPTANCE, GATED
 
 PAIRED_SHARE = 0.9
 """Share of the prompts that must be the baseline's, word for word."""

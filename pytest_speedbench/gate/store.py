@@ -24,7 +24,7 @@ from pytest_speedbench.gate.baseline import (
     ThroughputPrompt,
     rounded,
 )
-from pytest_speedbench.splits import categories_of
+from pytest_speedbench.vocabulary import categories_of
 from pytest_speedbench.yaml_file import YamlFileError
 
 if TYPE_CHECKING:

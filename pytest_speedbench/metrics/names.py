@@ -1,4 +1,4 @@
-"""Names and units of all metrics, and which of them a test may gate."""
+"""Names and units of all metrics."""
 
 from __future__ import annotations
 
@@ -24,9 +24,3 @@ UNITS = {
     "end_to_end_s_median": "s",
     "end_to_end_s_p99": "s",
 }
-
-ACCEPTANCE = ("acceptance_length",)
-"""Gated metrics that are a property of models and prompts, and compare across machines."""
-THROUGHPUT = ("output_tps", "user_tps", "speedup")
-"""Gated metrics that compare only on the same hardware. More is better in all of them."""
-GATED = ACCEPTANCE + THROUGHPUT

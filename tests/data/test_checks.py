@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pytest_speedbench.data import Dataset, Prompt, load
 from pytest_speedbench.data.checks import PLACEHOLDER
 from pytest_speedbench.errors import DataError
-from pytest_speedbench.splits import DOMAINS, SPLITS, categories_of
+from pytest_speedbench.vocabulary import DOMAINS, SPLITS, categories_of
 from tests.data.prepared import Row, row, split_rows, write_jsonl, write_messages, write_parquet
 
 PREPARE = "run Model-Optimizer's prepare_data.py or NeMo-Skills' prepare.py with access to all sources"

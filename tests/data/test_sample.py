@@ -15,7 +15,7 @@ import pytest
 from pytest_speedbench.data import Prompt, load
 from pytest_speedbench.data.checks import PLACEHOLDER
 from pytest_speedbench.data.sample import FOLDER, estimated_tokens, passages
-from pytest_speedbench.splits import DOMAINS, ENTROPY_TIERS, INPUT_LENGTHS, SPLITS, categories_of
+from pytest_speedbench.vocabulary import DOMAINS, ENTROPY_TIERS, INPUT_LENGTHS, SPLITS, categories_of
 
 SCHEMA = {
     "question_id": str,

@@ -20,7 +20,7 @@ from pytest_speedbench.engines.process import start
 from pytest_speedbench.load.conversation import prepare
 from pytest_speedbench.load.rounds import measure_rounds
 from pytest_speedbench.settings import Target
-from pytest_speedbench.splits import DOMAINS, QUALITATIVE
+from pytest_speedbench.vocabulary import DOMAINS, QUALITATIVE
 from tests.real.install import Environment, environment
 from tests.real.scenario import (
     DRAFT_LENGTH,

@@ -25,7 +25,7 @@ from pytest_speedbench.load.conversation import prepare
 from pytest_speedbench.load.rounds import measure_rounds
 from pytest_speedbench.metrics.measure import build
 from pytest_speedbench.settings import Target
-from pytest_speedbench.splits import QUALITATIVE
+from pytest_speedbench.vocabulary import QUALITATIVE
 from tests.real.install import Environment, environment
 from tests.real.scenario import (
     DRAFT_LENGTH,

@@ -20,7 +20,7 @@ from pytest_speedbench.engines.control import Control
 from pytest_speedbench.engines.process import start
 from pytest_speedbench.engines.vllm import VllmEngine
 from pytest_speedbench.settings import Target
-from pytest_speedbench.splits import DOMAINS
+from pytest_speedbench.vocabulary import DOMAINS
 from tests.real.install import Environment, environment
 
 OUTPUT_LENGTH = 64

@@ -1,4 +1,7 @@
-"""The words of SPEED-Bench: its splits, their categories, and how much of each there is."""
+"""The words that have one meaning everywhere: splits, categories, methods, gated metrics.
+
+Constants only: every pytest run imports them.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,15 @@ SPLITS = (QUALITATIVE, *INPUT_LENGTHS)
 MAX_BATCH_SIZE = 512
 DEFAULT_BATCH_SIZES = (1, 32)
 """For tests that name none, in runs that name none."""
+
+METHODS = ("none", "ngram", "suffix", "draft_model", "eagle", "eagle3", "mtp", "dflash")
+"""How tokens are drafted."""
+
+ACCEPTANCE = ("acceptance_length",)
+"""Gated metrics that are a property of models and prompts, and compare across machines."""
+THROUGHPUT = ("output_tps", "user_tps", "speedup")
+"""Gated metrics that compare only on the same hardware. More is better in all of them."""
+GATED = ACCEPTANCE + THROUGHPUT
 
 
 def categories_of(split: str) -> tuple[str, ...]:
