@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+
+_WAKES_EVERY_S = 0.5
 
 
 def run(main: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
@@ -27,6 +29,9 @@ def run(main: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
     )
     try:
         thread.start()
+        while not outcome.done():
+            # not without end: a signal that comes just before a thread begins to wait does not wake it
+            wait([outcome], _WAKES_EVERY_S)
         return outcome.result()
     except BaseException:
         with contextlib.suppress(RuntimeError):  # the loop is closed: it had come to its end by itself
