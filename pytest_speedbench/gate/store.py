@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -25,6 +23,7 @@ from pytest_speedbench.gate.baseline import (
     rounded,
 )
 from pytest_speedbench.vocabulary import categories_of
+from pytest_speedbench.whole_file import write_whole
 from pytest_speedbench.yaml_file import YamlFileError
 
 if TYPE_CHECKING:
@@ -88,9 +87,6 @@ def load(path: Path) -> Baseline | None:
 def save(path: Path, baseline: Baseline) -> None:
     """Write a baseline file: all of it, or nothing.
 
-    The text goes to a temporary file in the same folder, to the disk, and then takes the old file's place and mode in one
-    step. A link is followed. Folders are made.
-
     Args:
         path: `<baselines>/<target>.yaml`.
         baseline: what to write, numbers rounded as `merge` leaves them.
@@ -104,20 +100,8 @@ def save(path: Path, baseline: Baseline) -> None:
         _baseline(document)
     except (YamlFileError, BaselineError) as error:
         raise BaselineError(f"baseline not written: {_shortened(str(error))}") from None
-    real = Path(os.path.realpath(path))
-    temporary = real.with_name(f".{real.name}.{os.getpid()}.tmp")
     try:
-        real.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), "wb") as file:
-                with contextlib.suppress(FileNotFoundError):
-                    os.fchmod(file.fileno(), stat.S_IMODE(real.stat().st_mode))
-                file.write(text_of(baseline).encode())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, real)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, text_of(baseline))
     except OSError as error:
         raise BaselineError(
             f"baseline {path}: cannot be written: {error.strerror or error}; what was there is unchanged"

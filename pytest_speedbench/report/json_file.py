@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_speedbench.metrics.names import UNITS
-from pytest_speedbench.report.files import write_whole
+from pytest_speedbench.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pytest_speedbench.report.results import CellResult, RunResult

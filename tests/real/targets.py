@@ -12,7 +12,7 @@ from pytest_speedbench.settings import Target
 from tests.real.install import Environment, environment
 
 DRAFT_LENGTH = 3
-_ARGUMENTS = {
+ARGUMENTS = {
     # compilation would take longer than the tests do
     "vllm": ("--enforce-eager", "--max-model-len=16384", "--dtype=float32"),
     "sglang": (
@@ -72,7 +72,7 @@ def target(engine: str, method: str, *more: str, draft_model: str = "draft") -> 
         draft_length=DRAFT_LENGTH,
         model=str(there.models / f"target{suffix}"),
         draft_model=str(there.models / f"{draft_model}{suffix}") if with_model else None,
-        engine_args=(*_ARGUMENTS[engine], *more),
+        engine_args=(*ARGUMENTS[engine], *more),
         engine_python=str(there.python),
     )
 

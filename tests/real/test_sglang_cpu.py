@@ -37,22 +37,9 @@ from tests.real.scenario import (
     refuses_a_dead_drafter,
     set_variables,
 )
+from tests.real.targets import ARGUMENTS
 
-ENGINE_ARGS = (
-    "--device=cpu",
-    # both, for one name for the two would be replaced by a backend that cannot verify drafts
-    "--prefill-attention-backend=intel_amx",
-    "--decode-attention-backend=intel_amx",
-    "--dtype=float32",
-    "--mem-fraction-static=0.3",
-    "--context-length=4096",
-    "--max-total-tokens=32768",
-    "--cuda-graph-backend-decode=disabled",
-    "--cuda-graph-backend-prefill=disabled",
-    "--speculative-ngram-capacity=100000",
-    "--skip-server-warmup",
-    "--sleep-on-idle",
-)
+ENGINE_ARGS = ARGUMENTS["sglang"]
 CATEGORIES = ("coding", "multilingual", "summarization")
 NARROWED = (f"--speedbench-category={','.join(CATEGORIES)}",)
 
