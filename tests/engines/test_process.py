@@ -381,6 +381,7 @@ signal.signal(signal.SIGTERM, end)
 TEST_PROCESS = """
 import os, signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it, and it is inherited
 sys.path[:0] = {paths!r}
 from test_process import ScriptEngine, launch, tree, DAEMON, DEAF_SLEEPER
 folder = Path({folder!r})
