@@ -62,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not any(_command_line(config, option) or _ini(config, option) for option in OPTIONS):
         return
     from pytest_speedbench.errors import SpeedBenchError
-    from pytest_speedbench.settings import read, read_narrowing
+    from pytest_speedbench.settings import read
 
     def command_line(option: Option) -> tuple[Any, str, Path] | None:
         return _command_line(config, option)
@@ -71,7 +71,6 @@ def pytest_configure(config: pytest.Config) -> None:
         return _ini(config, option)
 
     try:
-        read_narrowing(command_line, ini)
         settings = read(config.rootpath, command_line, ini)
         if settings is None or hasattr(config, "workerinput"):
             return
