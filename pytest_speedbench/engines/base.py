@@ -106,6 +106,9 @@ class Counters:
     """Longest draft (k)."""
     decode_steps: int | None = None
     """All decode steps, those without a draft included, where the engine itself counts them."""
+    output_tokens: int | None = None
+    """Tokens that were generated, each request's first included, where a server counts them with the rest: what tells
+    whether all that was sent is counted already."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,14 @@ class Bounded(Protocol):
 
     def requests_at_once(self, control: Control) -> int:
         """Requests computed at once; what exceeds them waits, so that no larger batch size can be measured."""
+
+
+@runtime_checkable
+class CountsStepsPerServer(Protocol):
+    """An engine that may add this method: its responses leave open how many steps had no draft, and its server tells."""
+
+    def tells_all_steps(self) -> bool:
+        """Whether that is so of this target: `server_counters` are then read around each round as well."""
 
 
 @runtime_checkable

@@ -167,6 +167,7 @@ def parse_prometheus(exposition: str, prefix: str = "vllm:") -> Counters | None:
     }
     # Observed once for every decode step of every request, whatever the number of tokens that it delivers.
     names[f"{prefix}inter_token_latency_seconds_count"] = "decode_steps"
+    names[f"{prefix}generation_tokens_total"] = "output_tokens"
     totals: dict[str, int] = {}
     by_position: dict[int, int] = {}
     for line in exposition.splitlines():
@@ -192,6 +193,7 @@ def parse_prometheus(exposition: str, prefix: str = "vllm:") -> Counters | None:
         accepted_per_position=tuple(by_position.get(position, 0) for position in range(draft_length)),
         draft_length=draft_length,
         decode_steps=totals.get("decode_steps"),
+        output_tokens=totals.get("output_tokens"),
     )
 
 

@@ -6,13 +6,15 @@ What vLLM (0.32) counts, read from `v1/core/sched/scheduler.py` and checked agai
   accepted drafts are counted before the output is cut at its end, so the last step's overshoot is in them.
 - Steps without a draft (`ngram` and `suffix` without a match) are in no counter of speculative decoding, neither
   per request nor in Prometheus. `inter_token_latency_seconds` observes once for every decode step, so that its
-  count is the number of all decode steps of a server: `Counters.decode_steps`.
+  count is the number of all decode steps of a server: `Counters.decode_steps`. With these methods it is read
+  around each round.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _NEEDS_DRAFT_MODEL = frozenset({"draft_model", "eagle", "eagle3", "dflash"})
 _TAKES_DRAFT_MODEL = _NEEDS_DRAFT_MODEL | {"mtp"}
+_SOMETIMES_DRAFT = frozenset({"ngram", "suffix"})
 
 _METHOD_OPTIONS = "use --speedbench-method, --speedbench-draft-length and --speedbench-draft-model"
 _OWNED = {
@@ -174,6 +177,20 @@ class VllmEngine:
     def server_counters(self, control: Control) -> Counters | None:
         """Counters since the server's start, all decode steps included; None where it does not draft."""
         return openai_wire.prometheus_counters(control)
+
+    def tells_all_steps(self) -> bool:
+        """Whether steps without a draft are to be looked for on the server: where there are any."""
+        return self._target.method in _SOMETIMES_DRAFT
+
+    def requests_at_once(self, control: Control) -> int:
+        """Requests computed at once, as `--max-num-seqs` says; without it vLLM chooses, and does not tell."""
+        most, ranks = sys.maxsize, 1
+        for flag, value in _flags(self._target.engine_args):
+            if value.isdigit() and flag == "--max-num-seqs":
+                most = int(value)
+            elif value.isdigit() and _PARALLEL.get(flag) == "data":
+                ranks = int(value)
+        return most * ranks
 
     def version(self, control: Control) -> str:
         """Version of the vLLM that is running."""

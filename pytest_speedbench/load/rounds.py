@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.engines.base import Bounded, Counters
+from pytest_speedbench.engines.base import Bounded, Counters, CountsStepsPerServer
 from pytest_speedbench.errors import EngineError
 from pytest_speedbench.load.conversation import Prepared, warm_up
 from pytest_speedbench.load.driver import always_alive, requests_of, run_round
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from pytest_speedbench.engines.base import Engine
     from pytest_speedbench.engines.control import Control
     from pytest_speedbench.load.progress import Progress
+
+
+_SETTLED_S = 5.0
+"""How long a server may take to count what it has sent."""
+_LOOK_EVERY_S = 0.05
 
 
 def measure_rounds(
@@ -79,7 +85,7 @@ def measure_rounds(
         while len(done) < rounds and not (done and done[-1].failed):
             _refuse_dead(alive)
             engine.reset(control)
-            before = None if engine.counts_per_request else engine.server_counters(control)
+            before = engine.server_counters(control) if _server_tells(engine) else None
             record = one_round(prepared, batch_size, progress)
             if before is not None:
                 record = replace(record, server_counters=_counted_since(before, engine, control, record))
@@ -104,11 +110,19 @@ def difference(after: Counters, before: Counters) -> Counters:
         accepted_tokens=after.accepted_tokens - before.accepted_tokens,
         accepted_per_position=tuple(later - earlier for later, earlier in positions),
         decode_steps=_since(after.decode_steps, before.decode_steps),
+        output_tokens=_since(after.output_tokens, before.output_tokens),
     )
     numbers = (counted.drafted_steps or 0, counted.drafted_tokens or 0, counted.accepted_tokens)
     if min(*numbers, *counted.accepted_per_position) < 0:
         raise EngineError("the engine's counters went back during a round: it was restarted while measured")
     return counted
+
+
+def _server_tells(engine: Engine) -> bool:
+    """Whether a server has to be asked for what responses do not tell."""
+    if not engine.counts_per_request:
+        return True
+    return isinstance(engine, CountsStepsPerServer) and engine.tells_all_steps()
 
 
 def _since(after: int | None, before: int | None) -> int | None:
@@ -118,9 +132,19 @@ def _since(after: int | None, before: int | None) -> int | None:
 def _counted_since(
     before: Counters, engine: Engine, control: Control, record: RoundRecord
 ) -> Counters | None:
+    """What was counted in a round, once all of it is: a server may send a token first and count it then."""
+    sent = sum(request.output_tokens for request in record.requests)
+    give_up = time.monotonic() + _SETTLED_S
     try:
-        after = engine.server_counters(control)
-        return None if after is None else difference(after, before)
+        while True:
+            after = engine.server_counters(control)
+            counted = None if after is None else difference(after, before)
+            missing = (
+                counted is not None and counted.output_tokens is not None and counted.output_tokens < sent
+            )
+            if not missing or record.failed or time.monotonic() > give_up:
+                return counted
+            time.sleep(_LOOK_EVERY_S)
     except EngineError:
         if record.failed:  # an engine that died in the round: the failed requests say it better
             return None

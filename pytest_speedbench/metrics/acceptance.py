@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 
 from pytest_speedbench.engines.base import Counters
@@ -53,7 +53,8 @@ def count_steps(
 
     Where an engine counts all decode steps, these are the steps; where every step drafts, the drafted steps.
     Either way the overshoot follows. With `ngram` and `suffix`
-    an engine that counts drafted steps only leaves both open; steps are then taken with an overshoot of 0:
+    an engine that counts drafted steps only leaves both open, unless its server tells all of them (see
+    `with_steps_of_server`); steps are then taken with an overshoot of 0:
     the fewest that can have been, and at most k a request too few. That makes acceptance length an upper
     bound. How far it can be off was measured with a draft model on vLLM at 128 output tokens and k = 3, where
     the truth is known: 2.2814 without the overshoot, 2.2588 with it (+1.0 %).
@@ -86,6 +87,42 @@ def count_steps(
         counters.accepted_per_position,
         0 if exact else max(most - fewest, 0),
     )
+
+
+def with_steps_of_server(counts: StepCounts, on_server: Sequence[Counters | None]) -> StepCounts:
+    """Counts of all requests with the decode steps that only their server tells.
+
+    Args:
+        counts: summed over what the responses of all rounds told.
+        on_server: what the server counted in each round.
+
+    Returns:
+        The counts, exact where every round tells all its decode steps; as they were, if not or if nothing is open.
+    """
+    steps = _sum(None if told is None else told.decode_steps for told in on_server)
+    if steps is None or not on_server or not counts.uncertain_steps:
+        return counts
+    return replace(counts, steps=steps, uncertain_steps=0)
+
+
+def disagreement(counts: StepCounts, on_server: Counters) -> str | None:
+    """How a server's counts of a round contradict those of its responses, in words for a person; None if they do not.
+
+    Args:
+        counts: summed over the responses of the round.
+        on_server: what the server counted in it.
+    """
+    for what, told, own in (
+        ("output tokens", on_server.output_tokens, counts.output_tokens),
+        ("accepted drafts", on_server.accepted_tokens, counts.accepted_tokens),
+    ):
+        if told is not None and told != own:
+            return f"the server counted {told} {what}, and its responses {own}"
+    steps, most = on_server.decode_steps, counts.steps + counts.uncertain_steps
+    if steps is not None and not counts.steps <= steps <= most:
+        allowed = f"{counts.steps}" if most == counts.steps else f"{counts.steps} to {most}"
+        return f"the server counted {steps} decode steps, and its responses allow {allowed}"
+    return None
 
 
 def inconsistency(method: str, output_tokens: int, counters: Counters, requests: int = 1) -> str | None:

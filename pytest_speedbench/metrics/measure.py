@@ -47,6 +47,8 @@ def build(cell: Cell, method: str, rounds: Sequence[RoundRecord], prompts: Seque
     every = [counted[id(r)] for r in delivered if id(r) in counted]
     complete = len(every) == len(delivered) > 0
     pooled = acceptance.total(every) if complete else _server_counts(method, rounds, delivered)
+    if complete and pooled is not None:
+        pooled = acceptance.with_steps_of_server(pooled, [round_.server_counters for round_ in rounds])
     drafts = pooled
     if pooled is not None and pooled.drafted_steps is None:
         drafts = _server_counts(method, rounds, delivered) or pooled
@@ -291,13 +293,10 @@ def _problems(
                 problems.append(f"the server's counters of round {number + 1} are inconsistent: {why}")
     if complete and not failed:
         for number, round_ in enumerate(rounds):
-            own = sum(r.counters.accepted_tokens for r in round_.requests if r.counters is not None)
+            own = acceptance.total(c for r in round_.requests if (c := _counts_of(method, r)) is not None)
             shared = round_.server_counters
-            if shared is not None and shared.accepted_tokens != own:
-                problems.append(
-                    f"in round {number + 1} the server counted {shared.accepted_tokens} accepted drafts, and its "
-                    f"responses {own}: is it serving somebody else?"
-                )
+            if shared is not None and (why := acceptance.disagreement(own, shared)):
+                problems.append(f"in round {number + 1} {why}: is it serving somebody else?")
     wrong = [
         (request, why)
         for request in delivered

@@ -16,14 +16,12 @@ is kept and looked at by many tests, so that none of them depends on another.
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +44,7 @@ from pytest_speedbench.metrics.measure import build
 from pytest_speedbench.metrics.measurement import Measurement
 from pytest_speedbench.settings import Target
 from pytest_speedbench.vocabulary import QUALITATIVE
+from tests.engines.command_line import options_of
 from tests.engines.watch import Watch
 
 if TYPE_CHECKING:
@@ -61,8 +60,8 @@ GRACE_S = 60.0
 FOREVER_S = 180.0
 """Limit of what takes seconds."""
 
-_ROOT = Path(__file__).parents[2]
-_HOLD = "import sys; from tests.engines.conformance import hold; hold(*sys.argv[1:])"
+_AT_WORK = 8
+"""Requests that a pytest has in flight when it is killed."""
 
 
 @dataclass(frozen=True)
@@ -172,11 +171,12 @@ class Conformance:
     def test_streams(self, life: Life) -> None:
         for request in every_request(life):
             assert sum(arrival.tokens for arrival in request.arrivals) == request.output_tokens
-            assert len(request.arrivals) > 1
             moments = [arrival.received_s for arrival in request.arrivals]
             assert [request.sent_s, *moments, request.ended_s] == sorted(
                 [request.sent_s, *moments, request.ended_s]
             )
+        # Not each of them in pieces: a server that is behind, as on a busy machine, sends together what has gathered.
+        assert max(len(request.arrivals) for request in every_request(life)) > 1
 
     def test_counts_every_request(self, life: Life) -> None:
         target = self.target()
@@ -271,23 +271,32 @@ class Conformance:
         assert any(error.startswith("the connection broke off after") for error in in_flight)
         assert not any("after 0 bytes" in error for error in in_flight), "they were to be in mid-stream"
 
-    def test_sigkill_of_the_test_process_in_mid_stream_leaves_nothing(self, logs: Path) -> None:
+    def test_sigkill_of_pytest_in_the_middle_of_a_run_leaves_nothing(self, tmp_path: Path) -> None:
         command = [
-            sys.executable,
-            "-c",
-            _HOLD,
-            json.dumps(asdict(self.target())),
-            str(logs),
-            str(self.long_output),
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
+            *("--pyargs", "pytest_speedbench.suite", "-k", "acceptance"),
+            *options_of(self.target()),
+            f"--speedbench-batch-size={_AT_WORK}",
+            f"--speedbench-output-length={self.long_output}",
+            "--speedbench-ignore-eos",
         ]
-        with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as test_process:
-            assert test_process.stdout is not None
-            with Watch(test_process.pid) as watch:
-                said = test_process.stdout.readline()
-                test_process.kill()
-                assert said == "streaming\n"
-                assert len(watch.seen) >= 2, "there were to be a supervisor and an engine"
-                assert watch.left(GONE_S) == []
+        output = tmp_path / "output.txt"
+        with (
+            output.open("w") as file,
+            subprocess.Popen(command, cwd=tmp_path, stdout=file, stderr=file) as run,
+            Watch(run.pid) as watch,
+        ):
+            try:
+                give_up = time.monotonic() + FOREVER_S
+                while run.poll() is None and connections(run.pid) < _AT_WORK:
+                    assert time.monotonic() < give_up, f"no batch was sent: {output.read_text()}"
+                    time.sleep(0.1)
+                assert run.poll() is None, f"it ended before it had sent a batch: {output.read_text()}"
+            finally:
+                run.kill()
+            run.wait()
+            assert len(watch.seen) >= 2, "there were to be a supervisor and an engine"
+            assert watch.left(GONE_S) == []
 
 
 class _Streaming(Progress):
@@ -312,9 +321,9 @@ class _Streaming(Progress):
             time.sleep(0.01)
 
 
-def connections() -> int:
-    """Open ones of this process."""
-    found = psutil.Process().net_connections(kind="tcp")
+def connections(of: int | None = None) -> int:
+    """Open ones of a process; of this one, if none is named."""
+    found = psutil.Process(of).net_connections(kind="tcp")
     return sum(connection.status == psutil.CONN_ESTABLISHED for connection in found)
 
 
@@ -334,20 +343,6 @@ def stream(url: str, engine: Engine, prepared: Prepared) -> Iterator[requests.Re
         assert [next(events) for _ in range(5)]
         with contextlib.closing(response):
             yield response
-
-
-def hold(target: str, logs: str, output_length: str) -> None:
-    """Be a test process that has launched an engine and reads from it, until the end."""
-    what = Target(**{**json.loads(target), "engine_args": tuple(json.loads(target)["engine_args"])})
-    engine = checked(what)
-    server = start(engine, what, Path(logs))
-    control = Control(server.url)
-    prepared = prepared_for(engine, control, Sampling(int(output_length)))
-    with stream(server.url, engine, prepared) as response:
-        print("streaming", flush=True)
-        for _ in response.iter_content(None):
-            pass
-    threading.Event().wait()
 
 
 def checked(target: Target) -> Engine:

