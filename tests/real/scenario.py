@@ -68,7 +68,14 @@ class Gate:
         return Run(result, {cell["id"]: cell for cell in document["cells"]})
 
 
-def gates_the_drafter(gate: Gate, saved_on: Target, passed_on: Target, worse: Target, batch_size: int) -> Run:
+def gates_the_drafter(
+    gate: Gate,
+    saved_on: Target,
+    passed_on: Target,
+    worse: Target,
+    batch_size: int,
+    categories: tuple[str, ...] = CATEGORIES,
+) -> Run:
     """Saves a baseline, passes against it, and fails when the drafter is worse; returns the run that saved.
 
     Args:
@@ -77,9 +84,10 @@ def gates_the_drafter(gate: Gate, saved_on: Target, passed_on: Target, worse: Ta
         passed_on: the same; one of the two may name a server of it that runs already.
         worse: the same with a worse drafter.
         batch_size: of all cells.
+        categories: one cell each; the drafter must be worse in all of them.
     """
-    cells = len(CATEGORIES)
-    saved = gate.run(saved_on, batch_size, "--speedbench-save")
+    cells = len(categories)
+    saved = gate.run(saved_on, batch_size, "--speedbench-save", categories=categories)
     saved.result.assert_outcomes(passed=cells)
     saved.result.stdout.fnmatch_lines([f"saved {cells} cells to baselines/*"])
     assert len(saved.cells) == cells
@@ -88,13 +96,13 @@ def gates_the_drafter(gate: Gate, saved_on: Target, passed_on: Target, worse: Ta
         assert (cell["counter_source"], cell["tokenization"]) == ("response", "engine")
         assert 1.02 < cell["metrics"]["acceptance_length"] <= 1 + DRAFT_LENGTH
 
-    again = gate.run(passed_on, batch_size)
+    again = gate.run(passed_on, batch_size, categories=categories)
     again.result.assert_outcomes(passed=cells)
     assert again.verdicts() == ["pass"] * cells
     for metric in ("acceptance_length", "drafted_acceptance_length"):
         assert again.metric(metric) == pytest.approx(saved.metric(metric), abs=0.5e-4)
 
-    failed = gate.run(worse, batch_size)
+    failed = gate.run(worse, batch_size, categories=categories)
     failed.result.assert_outcomes(failed=cells)
     assert failed.verdicts() == ["regression"] * cells
     failed.result.stdout.fnmatch_lines(["*acceptance_length * -> *", "*REGRESSION*", "*cause: drafter*"])

@@ -44,7 +44,11 @@ def test_gates_a_draft_model(gate: Gate) -> None:
 
 
 def test_gates_the_ngram_drafter(gate: Gate) -> None:
-    saved = gates_the_drafter(gate, looking_up(2), looking_up(2), looking_up(12), ONE_BY_ONE)
+    # in text of many languages even 2 tokens seldom repeat
+    repetitive = ("coding", "summarization")
+    saved = gates_the_drafter(
+        gate, looking_up(2), looking_up(2), looking_up(12), ONE_BY_ONE, categories=repetitive
+    )
     for cell in saved.cells.values():
         assert cell["metrics"]["drafted_acceptance_length"] > 1.5 * cell["metrics"]["acceptance_length"]
 
