@@ -184,13 +184,12 @@ class VllmEngine:
 
     def requests_at_once(self, control: Control) -> int:
         """Requests computed at once, as `--max-num-seqs` says; without it vLLM chooses, and does not tell."""
-        most, ranks = sys.maxsize, 1
-        for flag, value in _flags(self._target.engine_args):
-            if value.isdigit() and flag == "--max-num-seqs":
-                most = int(value)
-            elif value.isdigit() and _PARALLEL.get(flag) == "data":
-                ranks = int(value)
-        return most * ranks
+        given = dict(_flags(self._target.engine_args))
+        most = given.get("--max-num-seqs", "")
+        if not most.isdigit():
+            return sys.maxsize
+        ranks = {flag: dimension for flag, dimension in _PARALLEL.items() if dimension == "data"}
+        return int(most) * launch_checks.parallel_size(iter(given.items()), ranks)
 
     def version(self, control: Control) -> str:
         """Version of the vLLM that is running."""

@@ -69,6 +69,10 @@ def build(cell: Cell, method: str, rounds: Sequence[RoundRecord], prompts: Seque
         metrics["mean_of_requests_acceptance_length"] = mean
         steps = [counted[id(request)].steps for request in delivered]
         metrics.update(latency.spread("step_latency_s", latency.step_latency_s(delivered, steps)))
+        if "step_latency_s_mean" in metrics and pooled is not None and pooled.steps:
+            metrics["step_latency_s_mean"] *= (
+                sum(steps) / pooled.steps
+            )  # of all steps, some told by the server only
     elif pooled is not None:
         reason = "the engine counts per server only, not per request"
         missing.update(dict.fromkeys(("mean_of_requests_acceptance_length", *_STEP_LATENCY[1:]), reason))

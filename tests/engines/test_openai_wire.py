@@ -248,6 +248,7 @@ class TestPrometheus:
             f'vllm:spec_decode_num_drafts_total{{engine="{rank}",model_name="a {{b}}"}} {10 * (rank + 1)}.0\n'
             f'vllm:spec_decode_num_draft_tokens_total{{engine="{rank}"}} 20\n'
             f'vllm:spec_decode_num_accepted_tokens_total{{engine="{rank}"}} 1.2e+01 1795451738000\n'
+            f'vllm:generation_tokens_total{{engine="{rank}"}} 25.0\n'
             f'vllm:spec_decode_num_accepted_tokens_per_pos_total{{position="0",engine="{rank}"}} 8.0\n'
             f'vllm:spec_decode_num_accepted_tokens_per_pos_total{{engine="{rank}",position="1"}} 4.0\n'
             for rank in range(2)
@@ -259,6 +260,7 @@ class TestPrometheus:
             accepted_tokens=24,
             accepted_per_position=(16, 8),
             draft_length=2,
+            output_tokens=50,
         )
 
     def test_positions_beyond_nine_are_in_order(self) -> None:

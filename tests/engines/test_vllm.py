@@ -15,7 +15,14 @@ from typing import Any
 
 import pytest
 
-from pytest_speedbench.engines.base import Generation, Launch, Message, Sampling
+from pytest_speedbench.engines.base import (
+    Bounded,
+    CountsStepsPerServer,
+    Generation,
+    Launch,
+    Message,
+    Sampling,
+)
 from pytest_speedbench.engines.vllm import VllmEngine
 from pytest_speedbench.errors import EngineError, SettingsError
 from pytest_speedbench.settings import Target
@@ -365,10 +372,33 @@ class TestAttached:
         assert counters is not None
         assert (counters.drafted_steps, counters.decode_steps) == (291, 1153)
 
+    @pytest.mark.parametrize(("method", "tells"), [("ngram", True), ("suffix", True), ("eagle3", False)])
+    def test_steps_without_a_draft_are_looked_for_where_there_are_any(self, method: str, tells: bool) -> None:
+        engine = self.attached("http://127.0.0.1:1", method)
+        assert isinstance(engine, CountsStepsPerServer)
+        assert engine.tells_all_steps() is tells
+
     def test_the_hardware_of_another_machine_is_not_this_ones(self) -> None:
         with answering(MODELS) as (control, _):
             hardware = self.attached("http://gpu-17:8000").hardware(control)
         assert hardware.key == "unknown, at gpu-17:8000 x 1"
+
+
+@pytest.mark.parametrize(
+    ("engine_args", "most"),
+    [
+        (("--max-num-seqs", "64"), 64),
+        (("--max_num_seqs=64", "--max-num-seqs=32", "-dp=2"), 64),
+        (("--tensor-parallel-size=2", "--max-num-seqs=16"), 16),
+        (("--data-parallel-size=2",), None),
+        ((), None),
+    ],
+)
+def test_a_batch_holds_what_the_arguments_say(engine_args: tuple[str, ...], most: int | None) -> None:
+    engine = VllmEngine(target(engine_args=engine_args))
+    assert isinstance(engine, Bounded)
+    with answering({}) as (control, _):
+        assert engine.requests_at_once(control) == (most or sys.maxsize)
 
 
 class TestHardware:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -76,6 +77,46 @@ def test_counters_of_the_server_are_left_alone_where_each_request_has_its_own() 
         (record,) = server.measure()
     assert engine.diary == ["reset", *["request of 100 tokens"] * 2]
     assert record.server_counters is None
+
+
+class LeavesStepsOpen(StubEngine):
+    """Counts per request, all but the steps without a draft."""
+
+    def __init__(self, open_: bool, *readings: Counters) -> None:
+        super().__init__()
+        self.open = open_
+        self.counter_readings = list(readings)
+
+    def tells_all_steps(self) -> bool:
+        return self.open
+
+
+def reading(steps: int, output_tokens: int) -> Counters:
+    return replace(counters(steps, (steps, 0, 0)), decode_steps=steps, output_tokens=output_tokens)
+
+
+def test_a_server_is_asked_for_the_steps_that_its_responses_leave_open() -> None:
+    engine = LeavesStepsOpen(True, reading(10, 100), reading(14, 106))
+    with Diary(engine) as server:
+        (record,) = server.measure()
+    assert record.server_counters == reading(4, 6)
+
+
+def test_and_is_not_where_nothing_is_open() -> None:
+    engine = LeavesStepsOpen(False)
+    with Diary(engine) as server:
+        (record,) = server.measure()
+    assert "counters" not in engine.diary
+    assert record.server_counters is None
+
+
+def test_what_a_server_sent_and_has_not_counted_yet_is_waited_for() -> None:
+    """Two requests of 3 tokens each."""
+    engine = LeavesStepsOpen(True, reading(10, 100), reading(12, 103), reading(13, 105), reading(14, 106))
+    with Diary(engine) as server:
+        (record,) = server.measure()
+    assert engine.diary.count("counters") == 4
+    assert record.server_counters == reading(4, 6)
 
 
 def test_an_engine_without_counters_is_measured_all_the_same() -> None:

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_speedbench.engines.base import Counters
 from pytest_speedbench.metrics.acceptance import (
     StepCounts,
     acceptance_length,
     acceptance_length_low,
     conditional_acceptance_rate,
     count_steps,
+    disagreement,
     draft_acceptance_rate,
     drafted_acceptance_length,
     histogram,
@@ -20,6 +22,7 @@ from pytest_speedbench.metrics.acceptance import (
     joint_acceptance_rate,
     mean_of_requests_acceptance_length,
     total,
+    with_steps_of_server,
 )
 from tests.metrics.records import DRAFT_LENGTH, counters, request
 
@@ -89,6 +92,80 @@ def test_the_bounds_of_ngram_hold_the_truth(drafted: list[int], undrafted: int, 
     assert low is not None
     assert low - 1e-12 <= truth <= high + 1e-12
     assert inconsistency("ngram", output_tokens, counters(drafted)) is None
+
+
+ngram_requests = st.lists(
+    st.tuples(accepted_by_step, st.integers(0, 20), st.integers(0, DRAFT_LENGTH)), min_size=1, max_size=8
+)
+
+
+def told_by_responses(drafted: list[int], undrafted: int, overshoot: int) -> tuple[StepCounts, int]:
+    """What a response tells of a request with steps of both kinds, and how many steps it had."""
+    overshoot = min(overshoot, drafted[-1])
+    output_tokens = 1 + sum(1 + accepted for accepted in drafted) + undrafted - overshoot
+    return count_steps("ngram", output_tokens, counters(drafted)), len(drafted) + undrafted
+
+
+@given(st.lists(ngram_requests, min_size=1, max_size=3))
+def test_a_server_that_tells_all_steps_makes_those_of_its_requests_exact(
+    rounds: list[list[tuple[list[int], int, int]]],
+) -> None:
+    told = [[told_by_responses(*asked) for asked in requests] for requests in rounds]
+    whole = total(counts for requests in told for counts, _ in requests)
+    on_server = []
+    for asked, requests in zip(rounds, told, strict=True):
+        drafted = [accepted for steps, _, _ in asked for accepted in steps]
+        of_round = replace(
+            counters(drafted),
+            decode_steps=sum(steps for _, steps in requests),
+            output_tokens=sum(counts.output_tokens for counts, _ in requests),
+        )
+        assert disagreement(total(counts for counts, _ in requests), of_round) is None
+        on_server.append(of_round)
+    exact = with_steps_of_server(whole, on_server)
+    steps = sum(steps for requests in told for _, steps in requests)
+    assert (exact.steps, exact.uncertain_steps) == (steps, 0)
+    assert acceptance_length(exact) == whole.decode_tokens / steps
+    assert drafted_acceptance_length(exact) == drafted_acceptance_length(whole)
+
+
+def test_steps_stay_open_where_a_server_did_not_tell_them_in_every_round() -> None:
+    counts, steps = told_by_responses([2, 0, 3], 4, 3)
+    assert counts.uncertain_steps > 0
+    told = replace(counters([2, 0, 3]), decode_steps=steps)
+    for on_server in ([], [None], [told, None], [told, counters([2, 0, 3])]):
+        assert with_steps_of_server(counts, on_server) == counts
+
+
+def test_steps_that_responses_tell_are_left_as_they_are() -> None:
+    counts = counts_of([2, 0, 3])
+    assert with_steps_of_server(counts, [replace(counters([2, 0, 3]), decode_steps=7)]) == counts
+
+
+@pytest.mark.parametrize(
+    ("of_server", "words"),
+    [
+        (
+            Counters("prometheus", 3, 9, 5, (2, 2, 1), 3, output_tokens=20),
+            "the server counted 20 output tokens, and its responses 13",
+        ),
+        (
+            Counters("prometheus", 4, 12, 9, (4, 3, 2), 3),
+            "the server counted 9 accepted drafts, and its responses 5",
+        ),
+        (
+            Counters("prometheus", 3, 9, 5, (2, 2, 1), 3, decode_steps=6),
+            "the server counted 6 decode steps, and its responses allow 7 to 10",
+        ),
+        (
+            Counters("prometheus", 3, 9, 5, (2, 2, 1), 3, decode_steps=11),
+            "the server counted 11 decode steps, and its responses allow 7 to 10",
+        ),
+    ],
+)
+def test_a_server_that_counted_something_else_than_its_requests(of_server: Counters, words: str) -> None:
+    counts, _ = told_by_responses([2, 0, 3], 4, 0)
+    assert disagreement(counts, of_server) == words
 
 
 def test_an_engine_that_counts_all_decode_steps_leaves_nothing_uncertain() -> None:

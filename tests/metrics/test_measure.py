@@ -258,6 +258,20 @@ def test_a_server_that_counted_more_than_its_responses_is_not_ours_alone() -> No
     )
 
 
+def test_steps_without_a_draft_are_those_that_the_server_tells() -> None:
+    """A response tells 3 steps with a draft, and 13 tokens that 7 to 10 steps may have delivered; it were 8."""
+    record = replace(request(accepted_by_step=[2, 0, 3]), output_tokens=13)
+    server = replace(counters([2, 0, 3], source="prometheus"), decode_steps=8, output_tokens=13)
+    measured = build(CELL, "ngram", [round_of(record, server_counters=server)], [prompt()])
+    assert measured.problems == ()
+    assert measured.metrics["acceptance_length"] == 12 / 8
+    assert measured.metrics["user_tps"] == pytest.approx(
+        measured.metrics["acceptance_length"] / measured.metrics["step_latency_s_mean"]
+    )
+    assert not any("upper bound" in note for note in measured.notes)
+    assert measured.counter_source == "response"
+
+
 def test_which_steps_had_a_draft_may_be_told_by_nobody() -> None:
     measured = measure(told_by([2, 0], "q0"), method="ngram")
     assert measured.problems == ()
