@@ -15,6 +15,9 @@ from pytest_speedbench.vocabulary import (
     categories_of,
 )
 
+MEAN = "mean"
+"""In place of a category: the mean over the categories of one split and batch size."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -30,6 +33,15 @@ class Cell:
         """Stable name, used in test ids, baselines and reports."""
         return f"{self.split}-{self.category}-bs{self.batch_size}"
 
+    @property
+    def is_mean(self) -> bool:
+        """Whether this stands for all categories of its split and batch size, and not for one."""
+        return self.category == MEAN
+
+    def shares_batch(self, other: Cell) -> bool:
+        """Whether both are of one split and one batch size."""
+        return (self.split, self.batch_size) == (other.split, other.batch_size)
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -42,18 +54,27 @@ class Grid:
     """Whether each cell is measured a second time with method `none`."""
 
     def cells(self, narrowing: Narrowing) -> tuple[Cell, ...]:
-        """The cells, in the order of splits, batch sizes, categories."""
+        """The cells, in the order of splits, batch sizes, categories; after several categories, their mean."""
         batch_sizes = self.batch_sizes or narrowing.batch_sizes or DEFAULT_BATCH_SIZES
-        return tuple(
-            Cell(split, category, batch_size)
-            for split in self.splits
-            if narrowing.splits is None or split in narrowing.splits
-            for batch_size in batch_sizes
-            if narrowing.batch_sizes is None or batch_size in narrowing.batch_sizes
-            for category in categories_of(split)
-            if self.categories is None or category in self.categories
-            if narrowing.categories is None or category in narrowing.categories
-        )
+        cells: list[Cell] = []
+        for split in self.splits:
+            if narrowing.splits is not None and split not in narrowing.splits:
+                continue
+            categories = [
+                category
+                for category in categories_of(split)
+                if self.categories is None or category in self.categories
+                if narrowing.categories is None or category in narrowing.categories
+            ]
+            if len(categories) > 1:
+                categories.append(MEAN)
+            cells += [
+                Cell(split, category, batch_size)
+                for batch_size in batch_sizes
+                if narrowing.batch_sizes is None or batch_size in narrowing.batch_sizes
+                for category in categories
+            ]
+        return tuple(cells)
 
 
 @dataclass(frozen=True)

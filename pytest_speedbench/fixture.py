@@ -90,7 +90,7 @@ class MeasuredCell:
         if unknown or not metrics:
             wrong = f"{unknown[0]!r} cannot be gated" if unknown else "no metric named"
             pytest.fail(f"assert_no_regression: {wrong}; there are {', '.join(GATED)}", pytrace=False)
-        judgement = self._session.judge(self.measurement, metrics)
+        judgement = self._session.judge(self.measurement.cell, metrics)
         for metric in metrics:
             if metric in self.measurement.metrics:
                 self._item.user_properties.append((f"speedbench_{metric}", self.measurement.metrics[metric]))

@@ -9,6 +9,8 @@ from typing import Any
 from pytest_speedbench.vocabulary import DOMAINS, ENTROPY_TIERS, GATED, MAX_BATCH_SIZE, METHODS, SPLITS
 
 TARGETS_FILE = "speedbench.yaml"
+TOLERATED = (*GATED, *(f"mean_{metric}" for metric in GATED))
+"""What has a tolerance: each gated metric of a category, and of the mean over categories."""
 
 
 class Option:
@@ -117,7 +119,7 @@ def _flag(text: str) -> bool:
 
 def _tolerance(text: str) -> tuple[str, float]:
     metric, _, loss = text.partition("=")
-    return _one_of(*GATED)(metric.strip()), _number(0, 1, above=True)(loss)
+    return _one_of(*TOLERATED)(metric.strip()), _number(0, 1, above=True)(loss)
 
 
 def _url(text: str) -> str:
@@ -249,11 +251,19 @@ OPTIONS = (
     ),
     Option(
         "rounds",
-        "measured passes over a cell (default: 1)",
+        "measured passes over a cell (default: 3)",
         "a whole number from 1",
         _whole(1),
-        default=1,
+        default=3,
         key="rounds",
+        metavar="N",
+    ),
+    Option(
+        "max-rounds",
+        "measured passes at most, for cells that are inconclusive, and for what is saved (default: 9)",
+        "a whole number from 1, not below --speedbench-rounds",
+        _whole(1),
+        key="max_rounds",
         metavar="N",
     ),
     Option(
@@ -274,6 +284,14 @@ OPTIONS = (
         metavar="S",
     ),
     Option(
+        "client-processes",
+        "processes that read the streams, for batches that are too much for one core (default: 1)",
+        "a whole number from 1",
+        _whole(1),
+        default=1,
+        metavar="N",
+    ),
+    Option(
         "baselines",
         "where baselines are (default: baselines/ under rootdir)",
         "a folder",
@@ -291,12 +309,30 @@ OPTIONS = (
     ),
     Option(
         "tolerance",
-        "allowed relative loss; repeatable (default: acceptance_length=0.03, output_tps, user_tps and speedup=0.10)",
-        f"METRIC=LOSS with METRIC one of {', '.join(GATED)} and 0 < LOSS <= 1",
+        "allowed relative loss; repeatable (default: acceptance_length=0.03, output_tps, user_tps and speedup=0.05; of the "
+        "mean over categories mean_acceptance_length=0.01, mean_output_tps, mean_user_tps and mean_speedup=0.03)",
+        f"METRIC=LOSS with METRIC one of {', '.join(TOLERATED)} and 0 < LOSS <= 1",
         _tolerance,
         repeatable=True,
         key="tolerance",
         metavar="METRIC=LOSS",
+    ),
+    Option(
+        "alpha",
+        "chance that a run of an unchanged engine fails at all, shared out over its checks (default: 0.01)",
+        "a number above 0 and at most 0.5",
+        _number(0, 0.5, above=True),
+        default=0.01,
+        metavar="P",
+    ),
+    Option(
+        "degenerate",
+        "share of requests whose output may repeat itself or break off before a cell is invalid (default: 0.1)",
+        "a number from 0 to 1",
+        _number(0, 1),
+        default=0.1,
+        key="degenerate",
+        metavar="SHARE",
     ),
     Option(
         "inconclusive",
@@ -311,6 +347,22 @@ OPTIONS = (
         "letters, digits and . _ + -",
         _target_name,
         metavar="TARGET",
+    ),
+    Option(
+        "concurrent-targets",
+        "with --speedbench-against: both engines run at once (default: one after the other)",
+        "true or false",
+        _flag,
+        default=False,
+        flag=True,
+    ),
+    Option(
+        "random-control",
+        "also measure prompts of random tokens, and tell how far they overstate the TPS of a throughput split",
+        "true or false",
+        _flag,
+        default=False,
+        flag=True,
     ),
     Option("json", "write everything measured and judged, for machines", "a path", metavar="PATH"),
     Option("report", "write the table and the failures as Markdown, for people", "a path", metavar="PATH"),

@@ -154,12 +154,22 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     from pytest_speedbench.cells import read_marker
     from pytest_speedbench.errors import SpeedBenchError
+    from pytest_speedbench.settings import read_narrowing
 
+    config = session.config
+    narrowing = read_narrowing(
+        lambda option: _command_line(config, option), lambda option: _ini(config, option)
+    )
     planned: dict[Cell, bool] = {}
     for item in session.items:
         cell, marker = _cell(item), item.get_closest_marker(MARKER)
         if cell is not None and marker is not None:
-            planned[cell] = planned.get(cell, False) or read_marker(marker.args, marker.kwargs).speedup
+            grid = read_marker(marker.args, marker.kwargs)
+            of_mean = [
+                each for each in grid.cells(narrowing) if each.shares_batch(cell)
+            ]  # a mean needs them all
+            for each in of_mean if cell.is_mean else [cell]:
+                planned[each] = planned.get(each, False) or grid.speedup
     if not planned:
         return
     try:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +16,15 @@ if TYPE_CHECKING:
 
     from pytest_speedbench.cells import Cell
     from pytest_speedbench.data.prompts import Dataset
-    from pytest_speedbench.gate.baseline import Baseline, Conditions
     from pytest_speedbench.gate.cause import Cause
     from pytest_speedbench.gate.checks import Check
+    from pytest_speedbench.gate.pattern import Pattern
+    from pytest_speedbench.judging import Judge
     from pytest_speedbench.load.progress import Progress
     from pytest_speedbench.metrics.measurement import Measurement
     from pytest_speedbench.report.results import CellResult, RunResult
+    from pytest_speedbench.schedule import Schedule
     from pytest_speedbench.settings import Settings, Target
-    from pytest_speedbench.target_run import TargetRun
 
 STATE_FOLDER = ".speedbench"
 
@@ -57,18 +57,16 @@ class Session:
         self._config = config
         self._terminal = _terminal(config)
         self._engines = {each.target.engine: load(each.target.engine) for each in self._both(settings)}
-        self._runs: dict[str, TargetRun] = {}
-        self._planned: Mapping[Cell, bool] = {}
-        self._others_measured = False
-        self._baseline: Baseline | None = None
+        self._schedule: Schedule | None = None
+        self._judge: Judge | None = None
         self._measured: dict[Cell, Measurement] = {}
-        self._checks: dict[Cell, dict[str, Check]] = {}
+        """Of the cells that a test asked for, in that order."""
+        self._judged: dict[Cell, dict[str, Check]] = {}
         self._causes: dict[Cell, Cause | None] = {}
         self._failures: dict[Cell, str] = {}
         self._warnings: list[str] = []
         self._notices: list[str] = []
         self._messages: list[str] = []
-        self._date = datetime.now(timezone.utc).isoformat(timespec="seconds")
 
     @staticmethod
     def _both(settings: Settings) -> tuple[Settings, ...]:
@@ -84,37 +82,42 @@ class Session:
             SpeedBenchError: targets, data or baseline are not fit for a run.
         """
         from pytest_speedbench.gate.store import load
+        from pytest_speedbench.judging import Judge
+        from pytest_speedbench.schedule import Schedule
+        from pytest_speedbench.target_run import TargetRun
 
-        self._planned = planned
         settings = self.settings
-        wanted = {"main": settings}
-        if settings.against is not None:
-            wanted["against"] = settings.against
-        if any(planned.values()) and settings.target.method != "none" and settings.target.url is None:
-            wanted["without speculation"] = replace(settings, target=_without_speculation(settings.target))
-        engines = {}
-        for role, each in wanted.items():
-            engines[role] = self._engines[each.target.engine](each.target)
-            engines[role].check()
-        if settings.against is None:
-            self._baseline = load(settings.baseline_path)
         if settings.save and settings.against is not None:
             raise SpeedBenchError(
                 "--speedbench-save does not go with --speedbench-against: no file is compared with"
             )
-        datasets = self._load_data(planned)
-        from pytest_speedbench.target_run import TargetRun
-
-        logs = self._config.rootpath / STATE_FOLDER / "logs"
+        wanted = {"main": settings}
+        if settings.against is not None:
+            wanted["against"] = settings.against
+        if any(planned.values()) and _speedup_needs_another(settings):
+            wanted["without_speculation"] = replace(settings, target=_without_speculation(settings.target))
+        engines = {}
         for role, each in wanted.items():
-            self._runs[role] = TargetRun(each, engines[role], datasets, logs, self._progress)
+            engines[role] = self._engines[each.target.engine](each.target)
+            engines[role].check()
+        baseline = load(settings.baseline_path) if settings.against is None else None
+        datasets = self._load_data(planned)
+        logs = self._config.rootpath / STATE_FOLDER / "logs"
+        runs = {
+            role: TargetRun(each, engines[role], datasets, logs, self._progress)
+            for role, each in wanted.items()
+        }
+        self._schedule = Schedule(settings, planned, **runs)
+        date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._judge = Judge(settings, self._schedule, planned, baseline, date, _commit(self._config.rootpath))
 
     def _load_data(self, planned: Mapping[Cell, bool]) -> dict[str, Dataset]:
         from pytest_speedbench.data import load
 
         datasets = {}
         for split in dict.fromkeys(cell.split for cell in planned):
-            categories = tuple(dict.fromkeys(cell.category for cell in planned if cell.split == split))
+            cells = [cell for cell in planned if cell.split == split and not cell.is_mean]
+            categories = tuple(dict.fromkeys(cell.category for cell in cells))
             datasets[split] = load(split, self.settings.data, categories, self.settings.limit)
             self._warnings.extend(datasets[split].warnings)
         return datasets
@@ -122,86 +125,45 @@ class Session:
     def measure(self, cell: Cell) -> Measurement:
         """Measure a cell of the run's target; once, however often it is asked for.
 
-        The targets to compare with are measured first, all their planned cells in a row, so that every engine
-        is started once and never runs beside another.
-
         Raises:
             SpeedBenchError: an engine could not be started, or is gone.
         """
-        if cell in self._measured:
-            return self._measured[cell]
-        if not self._others_measured:
-            self._others_measured = True
-            self._measure_others()
-        measurement = self._with_speedup(self._runs["main"].measure(cell))
-        self._measured[cell] = measurement
-        self._config.hook.pytest_speedbench_measured(config=self._config, measurement=measurement)
+        assert self._schedule is not None
+        measurement = self._schedule.measurement(cell)
+        if cell not in self._measured:
+            self._measured[cell] = measurement
+            self._config.hook.pytest_speedbench_measured(config=self._config, measurement=measurement)
         return measurement
 
-    def _measure_others(self) -> None:
-        for role, run in self._runs.items():
-            if role != "main":
-                run.measure_ahead(
-                    cell for cell, speedup in self._planned.items() if role == "against" or speedup
-                )
-
-    def _with_speedup(self, measurement: Measurement) -> Measurement:
-        if not self._planned.get(measurement.cell, False):
-            return measurement
-        reason = None
-        if self.settings.target.method == "none":
-            reason = "speedup is over method none, which this target is"
-        elif self.settings.target.url is not None:
-            reason = "speedup needs the same target without speculation, which --speedbench-url cannot launch"
-        else:
-            without = self._runs["without speculation"].measure(measurement.cell)
-            if without.problems or "output_tps" not in without.metrics:
-                reason = (
-                    f"without speculation: {'; '.join(without.problems) or without.missing.get('output_tps')}"
-                )
-        if reason is not None:
-            return replace(measurement, missing={**measurement.missing, "speedup": reason})
-        if "output_tps" not in measurement.metrics:
-            return measurement
-        speedup = measurement.metrics["output_tps"] / without.metrics["output_tps"]
-        return replace(measurement, metrics={**measurement.metrics, "speedup": speedup})
-
-    def judge(self, measurement: Measurement, metrics: Sequence[str]) -> Judgement:
+    def judge(self, cell: Cell, metrics: Sequence[str]) -> Judgement:
         """Judge metrics of a measured cell, and say what the test has to do about it.
 
         Args:
-            measurement: of this session.
+            cell: measured before.
             metrics: gated metrics' names.
         """
         from pytest_speedbench.gate.baseline import refuse
-        from pytest_speedbench.gate.compare import compare
+        from pytest_speedbench.gate.checks import Verdict
         from pytest_speedbench.report.failure import failure_text
         from pytest_speedbench.report.outcome import outcome_of
 
-        run, cell = self._runs["main"], measurement.cell
-        assert run.hardware is not None
+        assert self._schedule is not None and self._judge is not None
         try:
-            baseline = self._baseline_for(cell)
-            if self.settings.save:
-                refuse(measurement, self.settings.target.method)
+            if self.settings.save and not cell.is_mean:
+                refuse(self._schedule.measurement(cell), self.settings.target.method)
+            checks = [self._judge.check(cell, metric) for metric in metrics]
+            self._measured[cell] = self._schedule.measurement(cell)  # it may have had more rounds
         except SpeedBenchError as error:
             return Judgement(failure=str(error))
-        checks = [
-            compare(
-                metric,
-                measurement,
-                baseline,
-                tolerance=self.settings.tolerances[metric],
-                conditions=self._conditions(),
-                hardware_key=run.hardware.key,
-            )
-            for metric in metrics
-        ]
+        judged = self._judged.setdefault(cell, {})
         for check in checks:
-            self._checks.setdefault(cell, {})[check.metric] = check
-            self._config.hook.pytest_speedbench_checked(config=self._config, cell=cell, check=check)
-        self._causes[cell] = self._cause(cell, baseline)
+            if check.metric not in judged:
+                judged[check.metric] = check
+                self._config.hook.pytest_speedbench_checked(config=self._config, cell=cell, check=check)
+        regressed = [metric for metric, check in judged.items() if check.verdict is Verdict.REGRESSION]
+        self._causes[cell] = self._judge.cause(cell, regressed)
         outcome = outcome_of(checks, inconclusive=self.settings.inconclusive, saving=self.settings.save)
+        log = self._schedule.main.log
 
         def text(shown: Sequence[Check]) -> str:
             return failure_text(
@@ -209,7 +171,7 @@ class Session:
                 shown,
                 self.settings.target,
                 baseline=self._compared_with(),
-                log=self._shown(run.log) if run.log else None,
+                log=self._shown(log) if log else None,
                 save_command=self._save_command(),
             )
 
@@ -222,52 +184,10 @@ class Session:
             skip="; ".join(reason for check in outcome.skipping for reason in check.reasons) or None
         )
 
-    def _cause(self, cell: Cell, baseline: Baseline | None) -> Cause | None:
-        from pytest_speedbench.gate.cause import explain
-        from pytest_speedbench.gate.checks import Verdict
-
-        regressed = [
-            metric for metric, check in self._checks[cell].items() if check.verdict is Verdict.REGRESSION
-        ]
-        hardware = self._runs["main"].hardware
-        if not regressed or baseline is None or hardware is None:
-            return None
-        return explain(
-            self._measured[cell],
-            baseline.acceptance.get(cell.id),
-            baseline.throughput.get(hardware.key, {}).get(cell.id),
-            failed=regressed,
-        )
-
     def _compared_with(self) -> str:
         if self.settings.against is not None:
             return self.settings.against.target.name
         return self._shown(self.settings.baseline_path)
-
-    def _baseline_for(self, cell: Cell) -> Baseline | None:
-        """What a cell is compared with: the file's content, or the other target's measurement of this run.
-
-        Raises:
-            SpeedBenchError: the other target could not be measured, or is nothing to compare with.
-        """
-        from pytest_speedbench.gate.baseline import merge
-
-        run = self._runs.get("against")
-        if run is None:
-            return self._baseline
-        name, measurement = run.settings.target.name, run.measure(cell)
-        assert run.hardware is not None
-        try:
-            return merge(name, None, [measurement], self._conditions("against"), run.hardware.key)
-        except BaselineError as error:
-            raise BaselineError(f"{name} is nothing to compare with: {error}") from None
-
-    def _conditions(self, role: str = "main") -> Conditions:
-        return self._runs[role].conditions(self._date, self._commit)
-
-    @cached_property
-    def _commit(self) -> str | None:
-        return _commit(self._config.rootpath)
 
     def _save_command(self) -> str | None:
         import shlex
@@ -281,9 +201,10 @@ class Session:
 
         return CellResult(
             self._measured[cell],
-            tuple(self._checks.get(cell, {}).values()),
+            tuple(self._judged.get(cell, {}).values()),
             self._causes.get(cell),
             self._failures.get(cell),
+            self._judge.pattern(cell) if self._judge is not None and cell.is_mean else None,
         )
 
     @property
@@ -293,9 +214,9 @@ class Session:
 
     def close(self) -> None:
         """End every engine that was launched. May be called more than once."""
-        for run in self._runs.values():
+        for run in self._schedule.runs if self._schedule else ():
             try:
-                run.close()
+                run.pause()
             except EngineError as error:
                 self._messages.append(str(error))
 
@@ -308,7 +229,7 @@ class Session:
         Returns:
             Whether everything that was to be written could be written.
         """
-        if not self._runs:
+        if self._schedule is None:
             return True
         written = self._save(exit_status) if self.settings.save else True
         for path, write in ((self.settings.json, "json_file"), (self.settings.report, "markdown")):
@@ -328,33 +249,33 @@ class Session:
         from pytest_speedbench.gate.baseline import merge
         from pytest_speedbench.gate.store import load, save
 
-        path = self.settings.baseline_path
-        run = self._runs["main"]
+        assert self._schedule is not None and self._judge is not None
+        path, hardware = self.settings.baseline_path, self._schedule.main.hardware
+        cells = [cell for cell in self._measured if not cell.is_mean]
+        why_not = None
         if self.failed:
-            self._messages.append(
-                f"nothing was saved to {self._shown(path)}: {_counted(len(self.failed), 'gated test')} failed"
-            )
-            return True
-        if exit_status not in (0, 1):
-            self._messages.append(f"nothing was saved to {self._shown(path)}: the run did not end by itself")
-            return True
-        if run.hardware is None or not self._measured:
-            self._messages.append(f"nothing was saved to {self._shown(path)}: no cell was measured")
+            why_not = f"{_counted(len(self.failed), 'gated test')} failed"
+        elif exit_status not in (0, 1):
+            why_not = "the run did not end by itself"
+        elif hardware is None or not cells:
+            why_not = "no cell was measured"
+        if why_not is not None or hardware is None:
+            self._messages.append(f"nothing was saved to {self._shown(path)}: {why_not}")
             return True
         try:
             merged = merge(
                 self.settings.target.name,
                 load(path),  # again: another run may have saved other cells meanwhile
-                list(self._measured.values()),
-                self._conditions(),
-                run.hardware.key,
+                [self._measured[cell] for cell in cells],
+                self._judge.conditions,
+                hardware.key,
             )
             save(path, merged)
         except BaselineError as error:
             self._messages.append(f"nothing was saved: {error}")
             return False
         self._messages.append(
-            f"saved {_counted(len(self._measured), 'cell')} to {self._shown(path)}; look at the change before you commit it"
+            f"saved {_counted(len(cells), 'cell')} to {self._shown(path)}; look at the change before you commit it"
         )
         return True
 
@@ -363,20 +284,29 @@ class Session:
 
     def result(self) -> RunResult:
         """All that this run found, for the report."""
+        from pytest_speedbench.gate.breakeven import break_evens_of
         from pytest_speedbench.report.results import RunResult
 
-        run = self._runs["main"]
+        assert self._schedule is not None and self._judge is not None
         return RunResult(
             target=self.settings.target,
             against=self.settings.against.target.name if self.settings.against else None,
-            conditions=self._conditions(),
-            hardware=run.hardware,
+            conditions=self._judge.conditions,
+            hardware=self._schedule.main.hardware,
             cells=tuple(self._cell_result(cell) for cell in self._measured),
             warnings=tuple(dict.fromkeys(self._warnings)),
             notices=tuple(self._notices),
             saving=self.settings.save,
             messages=tuple(self._messages),
+            patterns=self._patterns(),
+            break_evens=break_evens_of(self._measured.values()),
         )
+
+    def _patterns(self) -> tuple[Pattern, ...]:
+        assert self._judge is not None
+        batches = {(cell.split, cell.batch_size): cell for cell in self._measured}
+        found = (self._judge.pattern(cell) for cell in batches.values())
+        return tuple(pattern for pattern in found if pattern is not None)
 
     def _progress(self, label: str) -> Progress:
         from pytest_speedbench.load.progress import Progress
@@ -391,6 +321,12 @@ class Session:
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _speedup_needs_another(settings: Settings) -> bool:
+    """Whether the target without speculation has to be launched besides."""
+    compared = settings.against is not None and settings.against.target.method == "none"
+    return settings.target.method != "none" and settings.target.url is None and not compared
 
 
 def _without_speculation(target: Target) -> Target:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_speedbench.cells import Narrowing
+from pytest_speedbench.cells import Cell, Narrowing
 from pytest_speedbench.errors import SettingsError
 from pytest_speedbench.options import BY_FIELD, PATHS, TARGETS_FILE, Option
 
@@ -32,7 +32,17 @@ DESCRIBES_TARGET = (
     "engine_timeout",
 )
 """On the command line these speak of the target alone, not of the one it is compared with."""
-DEFAULT_TOLERANCES = {"acceptance_length": 0.03, "output_tps": 0.10, "user_tps": 0.10, "speedup": 0.10}
+DEFAULT_TOLERANCES = {
+    "acceptance_length": 0.03,
+    "output_tps": 0.05,
+    "user_tps": 0.05,
+    "speedup": 0.05,
+    "mean_acceptance_length": 0.01,
+    "mean_output_tps": 0.03,
+    "mean_user_tps": 0.03,
+    "mean_speedup": 0.03,
+}
+DEFAULT_MAX_ROUNDS = 9
 
 
 @dataclass(frozen=True)
@@ -71,16 +81,29 @@ class Settings:
     temperature: float
     ignore_eos: bool
     rounds: int
+    """Measured passes over each cell."""
+    max_rounds: int
+    """Measured passes at most: over cells that are inconclusive, and over those that are saved."""
     warmup: int
     """Requests sent and not measured, before the rounds of each cell."""
     request_timeout_s: float
     """A request that is silent for so long has failed."""
+    client_processes: int
+    """Processes that share the streams."""
     baselines: Path
     save: bool
     inconclusive: str
     """`warn` or `fail`."""
     tolerances: Mapping[str, float]
-    """Allowed relative loss of each gated metric."""
+    """Allowed relative loss of each gated metric, and under `mean_<metric>` of its mean over categories."""
+    alpha: float
+    """Chance that a run of an unchanged engine fails at all."""
+    degenerate: float
+    """Share of requests whose output may repeat itself or break off before a cell is invalid."""
+    random_control: bool
+    """Whether throughput cells are measured on random tokens too."""
+    concurrent_targets: bool
+    """Whether the engine that is compared with runs at the same time."""
     json: Path | None
     report: Path | None
     sources: Mapping[str, str]
@@ -92,6 +115,10 @@ class Settings:
         from pytest_speedbench.engines.base import Sampling
 
         return Sampling(self.output_length, self.temperature, self.ignore_eos)
+
+    def tolerance(self, metric: str, cell: Cell) -> float:
+        """Allowed relative loss of a metric of a cell."""
+        return self.tolerances[f"mean_{metric}" if cell.is_mean else metric]
 
     @property
     def baseline_path(self) -> Path:
@@ -250,6 +277,12 @@ def _read_target(
             f"{read.named('engine_arg')}: a running server ({target.url}) takes no launch arguments; drop one of the two"
         )
     data = read("data")
+    rounds, max_rounds = read("rounds"), read("max_rounds")
+    if max_rounds is not None and max_rounds < rounds:
+        raise SettingsError(
+            f"{read.named('max_rounds')}={max_rounds}: fewer than the {rounds} of {read.named('rounds')}, which are "
+            "measured of every cell"
+        )
     return Settings(
         target=target,
         against=against,
@@ -258,13 +291,19 @@ def _read_target(
         output_length=read("output_length"),
         temperature=read("temperature"),
         ignore_eos=read("ignore_eos"),
-        rounds=read("rounds"),
+        rounds=rounds,
+        max_rounds=max_rounds or max(rounds, DEFAULT_MAX_ROUNDS),
         warmup=read("warmup"),
         request_timeout_s=read("request_timeout"),
+        client_processes=read("client_processes"),
         baselines=_under(rootdir, read("baselines")),
         save=read("save"),
         inconclusive=read("inconclusive"),
         tolerances={**DEFAULT_TOLERANCES, **dict(read("tolerance") or ())},
+        alpha=read("alpha"),
+        degenerate=read("degenerate"),
+        random_control=read("random_control"),
+        concurrent_targets=read("concurrent_targets"),
         json=read("json"),
         report=read("report"),
         sources=dict(read.sources),

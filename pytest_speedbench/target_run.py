@@ -1,14 +1,14 @@
-"""Measures the cells of one target: its engine is started when first needed, and ended by `close`."""
+"""Measures the cells of one target, round by round: its engine is started when first needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.errors import EngineError
+from pytest_speedbench.errors import EngineError, SpeedBenchError
+from pytest_speedbench.vocabulary import QUALITATIVE
 
 if TYPE_CHECKING:
     from pytest_speedbench.cells import Cell
@@ -19,12 +19,27 @@ if TYPE_CHECKING:
     from pytest_speedbench.gate.baseline import Conditions
     from pytest_speedbench.load.conversation import Prepared
     from pytest_speedbench.load.progress import Progress
+    from pytest_speedbench.metrics.measured_round import MeasuredRound
     from pytest_speedbench.metrics.measurement import Measurement
     from pytest_speedbench.settings import Settings
 
 
+STEADY_BATCHES = 4
+"""Conversations of a round of a throughput split, in batches: so many that most of its time is steady state."""
+
+
+def conversations_of(cell: Cell, prompts: int) -> int:
+    """How many conversations one round of a cell has.
+
+    On the qualitative split one pass over its prompts: each counts as often as the others in the acceptance length.
+    On throughput splits, whose prompts are used in turn, at least `STEADY_BATCHES` times the batch size.
+    """
+    enough = cell.batch_size * (1 if cell.split == QUALITATIVE else STEADY_BATCHES)
+    return max(prompts, enough)
+
+
 class TargetRun:
-    """One target in this session. Each cell is measured once, however often it is asked for.
+    """One target in this session.
 
     Args:
         settings: the target and how to measure it.
@@ -47,13 +62,19 @@ class TargetRun:
         self._datasets = datasets
         self._logs = logs
         self._progress = progress
-        self._measured: dict[Cell, Measurement] = {}
+        self._rounds: dict[Cell, list[MeasuredRound]] = {}
+        self._combined: dict[Cell, Measurement] = {}
+        self._controls: dict[Cell, dict[str, float]] = {}
+        self._control_notes: dict[Cell, str] = {}
         self._errors: dict[Cell, str] = {}
+        self._warm: set[Cell] = set()
         self._prepared: dict[tuple[str, str], Prepared] = {}
+        """Prompts as they go out, by split and category; further turns are tokenized by the engine that runs."""
+        self._notes: dict[tuple[str, str], str] = {}
         self._process: EngineProcess | None = None
         self._control: Control | None = None
-        self._did_not_start = False
-        self._closed = False
+        self._start_failure: str | None = None
+        self._start_failure_told = False
         self.version = ""
         self.hardware: Hardware | None = None
 
@@ -62,28 +83,62 @@ class TargetRun:
         """The engine's log, once it was launched."""
         return self._process.log if self._process else None
 
-    def measure(self, cell: Cell) -> Measurement:
-        """All metrics of one cell.
+    def rounds(self, cell: Cell) -> int:
+        """How many rounds of a cell are measured."""
+        return len(self._rounds.get(cell, ()))
+
+    def add_round(self, cell: Cell) -> bool:
+        """Measure a cell once more, unless it has come to grief already.
+
+        What goes wrong is said by `measurement`.
+
+        Returns:
+            Whether there is one more sound round.
+        """
+        done = self._rounds.setdefault(cell, [])
+        if cell in self._errors or any(round_.problems for round_ in done) or self._start_failure is not None:
+            return False
+        try:
+            done.append(self._measure(cell, self._running(cell)))
+        except EngineError as error:
+            if self._start_failure is None:
+                self._errors[cell] = str(error)
+            return False
+        return not done[-1].problems
+
+    def measurement(self, cell: Cell) -> Measurement:
+        """All metrics of one cell, from the rounds so far.
+
+        An engine that came to grief after the first round is a problem of the measurement.
 
         Raises:
-            EngineError: the engine could not be started (said in full for the first cell, in one line for those
-                after it), is gone, or failed a control call.
+            EngineError: the engine could not be started (said in full once, in one line afterwards), is gone, or
+                failed a control call, before there was any round.
         """
-        if cell not in self._measured and cell not in self._errors:
-            try:
-                self._measured[cell] = self._measure(cell, self._running(cell))
-            except EngineError as error:
-                self._errors[cell] = str(error)
-        if cell in self._errors:
-            raise EngineError(self._errors[cell])
-        return self._measured[cell]
+        from pytest_speedbench.metrics.measure import combine
 
-    def measure_ahead(self, cells: Iterable[Cell]) -> None:
-        """Measure cells before anybody asks for them, and end the engine; what goes wrong is said when they do."""
-        for cell in cells:
-            with suppress(EngineError):
-                self.measure(cell)
-        self.close()
+        rounds = self._rounds.get(cell, [])
+        if self._start_failure is not None and not rounds:
+            if self._start_failure_told:
+                engine = self.settings.target.engine
+                raise EngineError(f"{engine} did not start; the first failure of this run says why")
+            self._start_failure_told = True
+            raise EngineError(self._start_failure)
+        error = self._errors.get(cell) or self._start_failure
+        if error is not None and not rounds:
+            raise EngineError(error)
+        known = self._combined.get(cell)
+        if known is None or len(known.rounds) < len(rounds):
+            known = combine(cell, self.settings.target.method, rounds)
+            note = self._notes[cell.split, cell.category]
+            known = self._combined[cell] = replace(known, notes=(*known.notes, note)) if note else known
+        if cell in self._controls:
+            known = replace(known, random_control=self._controls[cell])
+        if cell in self._control_notes:
+            known = replace(known, notes=(*known.notes, self._control_notes[cell]))
+        if error is None:
+            return known
+        return replace(known, problems=(*known.problems, f"round {len(rounds) + 1}: {error}"))
 
     def conditions(self, date: str, commit: str | None) -> Conditions:
         """How this target is measured.
@@ -116,18 +171,11 @@ class TargetRun:
         )
 
     def _running(self, cell: Cell) -> Control:
-        engine = self.settings.target.engine
-        if self._did_not_start:
-            raise EngineError(f"{engine} did not start; the first failure of this run says why")
-        if self._closed:
-            raise EngineError(
-                f"{cell.id} was not measured on {self.settings.target.name} before it was ended"
-            )
         if self._control is None:
             try:
                 self._control = self._start()
-            except EngineError:
-                self._did_not_start = True
+            except EngineError as error:
+                self._start_failure = str(error)
                 raise
         death = self._died()
         if death is not None:
@@ -161,32 +209,72 @@ class TargetRun:
         self.hardware = self._engine.hardware(control)
         return control
 
-    def _measure(self, cell: Cell, control: Control) -> Measurement:
-        from pytest_speedbench.load.conversation import prepare
-        from pytest_speedbench.load.rounds import measure_rounds
-        from pytest_speedbench.metrics.measure import build
+    def _measure(self, cell: Cell, control: Control) -> MeasuredRound:
+        warmup = cell.batch_size if self.settings.warmup is None else self.settings.warmup
+        measured = self._round(
+            cell,
+            control,
+            self._prompts(cell, control),
+            f"{cell.id} round {self.rounds(cell) + 1}",
+            warmup=0 if cell in self._warm else warmup,
+        )
+        self._warm.add(cell)
+        return measured
 
-        settings = self.settings
-        prompts = self._datasets[cell.split].of_category(cell.category)
+    def measure_control(self, cell: Cell) -> None:
+        """Measure one round of random tokens beside the rounds that a cell has; nothing is judged by it."""
+        from pytest_speedbench.load.random_control import random_control
+
+        if not self._rounds.get(cell) or cell in self._errors:
+            return
+        try:
+            control = self._running(cell)
+            prompts = random_control(self._engine, self._prompts(cell, control))
+            measured = self._round(cell, control, prompts, f"{cell.id} random tokens", warmup=0)
+        except SpeedBenchError as error:
+            self._control_notes[cell] = f"random tokens were not measured: {error}"
+            return
+        if measured.problems:
+            self._control_notes[cell] = f"random tokens: {'; '.join(measured.problems)}"
+        elif measured.figures.acceptance_length and measured.figures.output_tps:
+            self._controls[cell] = {
+                "output_tps": measured.figures.output_tps,
+                "acceptance_length": measured.figures.acceptance_length,
+            }
+
+    def _prompts(self, cell: Cell, control: Control) -> Prepared:
+        """The prompts of a cell as they go out."""
+        from pytest_speedbench.load.conversation import prepare
+
         key = (cell.split, cell.category)
         if key not in self._prepared:
+            prompts = self._datasets[cell.split].of_category(cell.category)
             self._prepared[key] = prepare(
-                self._engine, control, prompts, settings.sampling, model=settings.target.model
+                self._engine, control, prompts, self.settings.sampling, model=self.settings.target.model
             )
-        rounds = measure_rounds(
+            self._notes[key] = self._prepared[key].note
+        return self._prepared[key]
+
+    def _round(
+        self, cell: Cell, control: Control, prepared: Prepared, label: str, *, warmup: int
+    ) -> MeasuredRound:
+        from pytest_speedbench.load.rounds import measure_rounds
+        from pytest_speedbench.metrics.measured_round import measure_round
+
+        settings = self.settings
+        (record,) = measure_rounds(
             self._engine,
             control,
-            self._prepared[key],
+            prepared,
             cell.batch_size,
-            rounds=settings.rounds,
-            warmup=cell.batch_size if settings.warmup is None else settings.warmup,
+            conversations=conversations_of(cell, len(prepared.prompts)),
+            client_processes=settings.client_processes,
+            warmup=warmup,
             request_timeout_s=settings.request_timeout_s,
             alive=self._died,
-            progress=self._progress(cell.id),
+            progress=self._progress(label),
         )
-        measurement = build(cell, settings.target.method, rounds, prompts)
-        note = self._prepared[key].note
-        return replace(measurement, notes=(*measurement.notes, note)) if note else measurement
+        return measure_round(settings.target.method, record, prepared.prompts)
 
     def _died(self) -> str | None:
         code = self._process.exit_code() if self._process is not None else None
@@ -196,13 +284,14 @@ class TargetRun:
 
         return f"{self.settings.target.engine} {describe_exit(code)}"
 
-    def close(self) -> None:
-        """End the engine if it was launched here. May be called more than once.
+    def pause(self) -> None:
+        """End the engine if it was launched here; the next round starts it anew.
 
         Raises:
             EngineError: a process of the engine's could not be ended.
         """
-        self._closed = True
+        self._warm.clear()
+        self._prepared.clear()
         if self._control is not None:
             self._control.close()
             self._control = None

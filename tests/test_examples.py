@@ -38,7 +38,7 @@ def test_the_engine_repository_collects_every_cell_without_an_engine(
     result = pytester.runpytest("--collect-only", "-q")
     assert result.ret == 0
     cells = [line.partition("::")[2] for line in result.outlines if "::" in line]
-    assert len(cells) == 11 * 2 + 3 * 3 + 3
+    assert len(cells) == (11 + 1) * 2 + (3 + 1) * 3 + (3 + 1)
     assert "test_acceptance_length[qualitative-multilingual-bs32]" in cells
     assert "test_throughput[throughput_1k-low_entropy-bs128]" in cells
 
@@ -59,6 +59,8 @@ def test_the_engine_repository_s_tests_gate_an_engine(
         "--speedbench-engine=reference",
         "--speedbench-output-length=16",
         "--speedbench-ignore-eos",
+        "--speedbench-rounds=2",
+        "--speedbench-max-rounds=2",
         "-k",
         "coding-bs1] or mixed-bs32]",
     )

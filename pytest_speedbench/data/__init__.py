@@ -31,8 +31,8 @@ def load(
         (the name says that they are no SPEED-Bench), else the file.
 
     Raises:
-        DataError: the data is missing, damaged or not resolved, or holds nothing of a category that was
-            asked for; one line that names file, row and cure.
+        DataError: the data is missing, damaged or not resolved, its prompts are random tokens, or it holds
+            nothing of a category that was asked for; one line that names file, row and cure.
     """
     from pytest_speedbench.data import checks, reader, sample
 
@@ -41,6 +41,7 @@ def load(
         return Dataset(split, sample.SOURCE, checks.select(sample.prompts(split), wanted, limit).prompts)
     source = reader.find(split, folder)
     selection = checks.select(checks.prompts(source, split), wanted, limit)
+    checks.refuse_random(selection, split, source.label)
     if categories is not None:
         checks.refuse_absent(selection, wanted, source.label)
     return Dataset(

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_speedbench.data.prompts import Prompt
+from pytest_speedbench.data.random_text import looks_random
 from pytest_speedbench.data.reader import PREPARE, Row, Source, rows
 from pytest_speedbench.errors import DataError
-from pytest_speedbench.vocabulary import SPLITS, categories_of, prompts_per_category
+from pytest_speedbench.vocabulary import INPUT_LENGTHS, SPLITS, categories_of, prompts_per_category
 
 PLACEHOLDER = "FULL BENCHMARK DATA SHOULD BE FETCHED FROM THE SOURCE USING SPECDEC_BENCH"
 """Stands in the published dataset for text that its owners do not let be copied; a template may follow it."""
@@ -91,6 +92,26 @@ def refuse_absent(selection: Selection, wanted: tuple[str, ...], label: str) -> 
             f"{label} has no rows of category {_quoted(absent)}, only of {_quoted(sorted(selection.available))}; "
             f"ask for those, or {PREPARE}"
         )
+
+
+def refuse_random(selection: Selection, split: str, label: str) -> None:
+    """Refuse a throughput split whose prompts are random tokens.
+
+    They overstate what speculative decoding brings, by 23 % of the throughput on average in SPEED-Bench (arXiv
+    2604.09557): models reply with a stock sentence or with whatever they make of the noise, and in a mixture of
+    experts other experts are active than for text.
+
+    Raises:
+        DataError: names the category.
+    """
+    if split not in INPUT_LENGTHS:
+        return
+    for category in categories_of(split):
+        if looks_random([prompt.turns[0] for prompt in selection.prompts if prompt.category == category]):
+            raise DataError(
+                f"{label}: the prompts of category `{category}` are random tokens, not text; they overstate the speed "
+                f"of speculative decoding, since acceptance and expert routing differ from those of text; {PREPARE}"
+            )
 
 
 def shortages(selection: Selection, split: str, wanted: tuple[str, ...], label: str) -> tuple[str, ...]:

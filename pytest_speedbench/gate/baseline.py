@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.errors import BaselineError
-from pytest_speedbench.metrics.measurement import Measurement
+from pytest_speedbench.metrics.measurement import Measurement, RoundFigures
 from pytest_speedbench.settings import UNKNOWN
 from pytest_speedbench.vocabulary import SPLITS, categories_of
 
@@ -47,7 +47,7 @@ class Conditions:
         """These conditions with what only the measurement knows."""
         return replace(
             self,
-            rounds=measurement.rounds,
+            rounds=len(measurement.rounds),
             tokenization=measurement.tokenization,
             counter_source=measurement.counter_source,
         )
@@ -71,15 +71,13 @@ class AcceptancePrompt:
 
 @dataclass(frozen=True)
 class ThroughputPrompt:
-    """One prompt's times, summed over its requests."""
+    """One prompt of the batch, summed over its requests."""
 
     id: str
     digest: str
     requests: int
     tokens: int
     """Output tokens."""
-    decode_s: float
-    elapsed_s: float
 
 
 @dataclass(frozen=True)
@@ -93,6 +91,8 @@ class AcceptanceCell:
     conditional_acceptance_rate: tuple[float, ...]
     prompt_tokens: int
     """Input tokens of all requests."""
+    round_acceptance_length: tuple[float, ...]
+    """Of every round: how far it repeats where the engine counts per server only."""
     prompts: tuple[AcceptancePrompt, ...]
 
 
@@ -107,6 +107,8 @@ class ThroughputCell:
     step_latency_s: float | None
     """Mean over steps."""
     speedup: float | None
+    rounds: tuple[RoundFigures, ...]
+    """Every round that was measured."""
     prompts: tuple[ThroughputPrompt, ...]
 
 
@@ -220,6 +222,11 @@ def _acceptance_cell(measurement: Measurement, run: str) -> AcceptanceCell:
             map(rounded, measurement.per_position.get("conditional_acceptance_rate", ()))
         ),
         prompt_tokens=measurement.prompt_tokens,
+        round_acceptance_length=tuple(
+            rounded(figures.acceptance_length)
+            for figures in measurement.rounds
+            if figures.acceptance_length is not None
+        ),
         prompts=tuple(
             AcceptancePrompt(
                 tally.question_id,
@@ -247,18 +254,17 @@ def _throughput_cell(measurement: Measurement, run: str) -> ThroughputCell:
         user_tps=optional("user_tps"),
         step_latency_s=optional("step_latency_s_mean"),
         speedup=optional("speedup"),
+        rounds=tuple(_rounded_figures(figures) for figures in measurement.rounds),
         prompts=tuple(
-            ThroughputPrompt(
-                tally.question_id,
-                tally.digest,
-                tally.requests,
-                tally.output_tokens,
-                rounded(tally.decode_s),
-                rounded(tally.elapsed_s),
-            )
+            ThroughputPrompt(tally.question_id, tally.digest, tally.requests, tally.output_tokens)
             for tally in sorted(measurement.prompts, key=lambda tally: tally.question_id)
         ),
     )
+
+
+def _rounded_figures(figures: RoundFigures) -> RoundFigures:
+    values = {item.name: getattr(figures, item.name) for item in fields(figures)}
+    return RoundFigures(**{name: None if value is None else rounded(value) for name, value in values.items()})
 
 
 def _run_of(runs: dict[str, Conditions], conditions: Conditions) -> str:

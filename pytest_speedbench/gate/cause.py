@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-from pytest_speedbench.gate.baseline import AcceptanceCell, ThroughputCell
-from pytest_speedbench.metrics.measurement import Measurement
+from pytest_speedbench.gate.parts import Breakdown, Compared, Part, breakdown_of, mean_breakdown
 from pytest_speedbench.vocabulary import ACCEPTANCE, THROUGHPUT
 
 TO_BLAME = 1 / 3
 """Share of the loss that a part must carry to be named."""
-_NOTHING = 0.001
-"""A loss of output TPS, as a logarithm, that is too small to be shared out."""
+_ADVICE = {
+    "drafter": "check the draft model, its weights and quantization, and the verification; a profile will not show it",
+    "system": "profile a decode step: kernels, attention backend, graphs, scheduling, clocks",
+    "both": "take the two apart: check the draft model, and profile a decode step",
+    "unclear": "measure more rounds (--speedbench-rounds), on a quiet machine, before you bisect",
+}
+"""What to do next, by word."""
+_ADVICE_OF_THE_REST = "look at prefill, queueing, the client's load, and whether the batch was full"
+"""What to do next if it is none of the parts that have a name."""
+_NOT_SPEED = "Fewer drafts are accepted, which no slow system causes"
 
 
 @dataclass(frozen=True)
@@ -29,139 +36,162 @@ class PositionChange:
 
 @dataclass(frozen=True)
 class Cause:
-    """What a loss is made of. Changes are relative: -0.063 is 6.3 % less; None where they cannot be told."""
+    """Who is to blame for the losses of one cell, and what that rests on."""
 
     word: str
     """`drafter`, `system`, `both` or `unclear`."""
-    acceptance_length_change: float | None
-    step_latency_change: float | None
-    """More is slower."""
-    output_tps_change: float | None
-    drafter_share: float | None
-    """Of what was lost: the share that fewer tokens per step explain (0..1)."""
-    system_share: float | None
-    """The share that slower steps explain."""
-    rest_share: float | None
-    """The share that neither explains: prefill, queueing, an emptier batch."""
-    positions: tuple[PositionChange, ...]
     reason: str
-    """One line for a person, without the word."""
+    """Why it is this word, in a sentence for a person."""
+    advice: str
+    """What to do next, for a person, without a capital or a full stop."""
+    breakdown: Breakdown | None = None
+    """Of the throughput that was lost; None where not all parts are known of both runs."""
+    positions: tuple[PositionChange, ...] = ()
 
 
 def explain(
-    measurement: Measurement,
-    acceptance: AcceptanceCell | None,
-    throughput: ThroughputCell | None,
-    failed: Collection[str] | None = None,
+    cell: Compared, group: Sequence[Compared], failed: Collection[str], *, paired: bool = False
 ) -> Cause:
-    """Take a loss apart: output TPS ~ acceptance length / step latency x the rest.
+    """Take the loss of one cell apart.
 
-    With the logarithms of the changes the parts add up exactly: what fewer tokens per step cost, what slower
-    steps cost, and what neither explains. A part that gained carries no share. A part is named if it carries at
-    least a third of what was lost; where the rest carries more than half, or nothing was lost, the cause is `unclear`.
+    The word, by rule, for the throughput metric that failed (the first of `vocabulary.THROUGHPUT` if several did):
 
-    Acceptance length knows nothing of time: where it failed, the drafter is a cause, and where it alone failed,
-    the only one, however the machine's speed went.
+    1. A part is *named* if its loss is sure, the 95 % interval as a whole below no change, and it carries at
+       least a third (`TO_BLAME`) of all that was lost. Parts that gained carry nothing.
+    2. Where the rest carries more than either of the two others, nothing is named.
+    3. Named acceptance length: `drafter`; step latency: `system`; both of them: `both`; none: `unclear`.
+    4. Acceptance length knows nothing of time: where it failed, the drafter is a cause; the system is one too
+       if throughput failed as well and step latency is named.
 
     Args:
-        measurement: of this run.
-        acceptance: the cell's acceptance baseline, or None.
-        throughput: the cell's throughput baseline on this hardware, or None.
-        failed: the gated metrics that regressed; None where it is not known, and the shares alone decide.
+        cell: with at least one regression.
+        group: all cells of its split and batch size, the cell itself among them: they share their noise.
+        failed: the metrics that regressed.
+        paired: whether rounds of the run and of the baseline were measured in turn, as pairs.
     """
-    length = _change(measurement, "acceptance_length", acceptance.acceptance_length if acceptance else None)
-    latency = _change(measurement, "step_latency_s_mean", throughput.step_latency_s if throughput else None)
-    output = _change(measurement, "output_tps", throughput.output_tps if throughput else None)
-    by_acceptance = any(metric in ACCEPTANCE for metric in failed or ())
-    by_throughput = any(metric in THROUGHPUT for metric in failed or ())
-    shares = _shares(length, latency, output)
-    word = _word(shares)
-    if by_acceptance:
-        word = "both" if by_throughput and word in ("system", "both") else "drafter"
-    return Cause(
-        word=word,
-        acceptance_length_change=_relative(length),
-        step_latency_change=_relative(latency),
-        output_tps_change=_relative(output),
-        drafter_share=shares[0] if shares else None,
-        system_share=shares[1] if shares else None,
-        rest_share=shares[2] if shares else None,
-        positions=_fallen(measurement, acceptance),
-        reason=_reason(length, latency, output),
+    metric = _metric(failed)
+    breakdown = breakdown_of(metric, cell, group, paired=paired)
+    return _cause(metric, breakdown, failed, cell.throughput is not None, _fallen([cell]))
+
+
+def explain_mean(group: Sequence[Compared], failed: Collection[str], *, paired: bool = False) -> Cause:
+    """Take the loss of a mean over categories apart: as `explain`, with the mean of each part over the categories.
+
+    Args:
+        group: the categories of one split and batch size.
+        failed: the metrics whose mean regressed.
+        paired: as for `explain`.
+    """
+    metric = _metric(failed)
+    breakdown = mean_breakdown(metric, group, paired=paired)
+    stored = all(cell.throughput is not None for cell in group)
+    return _cause(metric, breakdown, failed, stored, _fallen(group))
+
+
+def _metric(failed: Collection[str]) -> str:
+    return next((metric for metric in THROUGHPUT if metric in failed), "output_tps")
+
+
+def _cause(
+    metric: str,
+    breakdown: Breakdown | None,
+    failed: Collection[str],
+    stored: bool,
+    positions: tuple[PositionChange, ...],
+) -> Cause:
+    by_acceptance = any(name in ACCEPTANCE for name in failed)
+    by_throughput = any(name in THROUGHPUT for name in failed)
+    if breakdown is None:
+        unknown = (
+            "acceptance length and step latency are not known of every round"
+            if stored
+            else "throughput has no baseline on this hardware"
+        )
+        word, reason = (
+            ("drafter", f"{_NOT_SPEED}. The system's part is not known: {unknown}.")
+            if by_acceptance
+            else ("unclear", f"The loss cannot be taken apart: {unknown}.")
+        )
+        return Cause(word, reason, _ADVICE[word], positions=positions)
+    drafter, system = _to_blame(breakdown)
+    if by_acceptance and not by_throughput:
+        word = "drafter"
+        reason = f"{_NOT_SPEED} ({metric} changed by {_percent(breakdown.change.ratio - 1, '+')})."
+    else:
+        word, reason = _named(
+            breakdown, drafter, system, f"of the {metric} loss" if by_acceptance else "of the loss"
+        )
+        if by_acceptance and not drafter:
+            word = "both" if system else "drafter"
+            reason = f"{_NOT_SPEED}. {reason}"
+    rest_leads = word == "unclear" and breakdown.rest_leads
+    return Cause(word, reason, _ADVICE_OF_THE_REST if rest_leads else _ADVICE[word], breakdown, positions)
+
+
+def _to_blame(breakdown: Breakdown) -> tuple[bool, bool]:
+    """Whether acceptance length and step latency are named: rules 1 and 2 of `explain`."""
+    drafter, system = (
+        not breakdown.rest_leads and part.surely_lost and (part.share or 0.0) >= TO_BLAME
+        for part in (breakdown.acceptance_length, breakdown.step_latency)
     )
+    return drafter, system
 
 
-def _change(measurement: Measurement, metric: str, baseline: float | None) -> float | None:
-    """Logarithm of value / baseline."""
-    value = measurement.metrics.get(metric)
-    return math.log(value / baseline) if value and baseline else None
-
-
-def _relative(change: float | None) -> float | None:
-    return None if change is None else math.expm1(change)
-
-
-def _shares(
-    length: float | None, latency: float | None, output: float | None
-) -> tuple[float, float, float] | None:
-    """How much of what was lost the drafter, the system and the rest carry; None where nothing was lost."""
-    if length is None or latency is None or output is None:
-        return None
-    losses = (max(0.0, -length), max(0.0, latency), max(0.0, length - latency - output))
-    lost = sum(losses)
-    return (losses[0] / lost, losses[1] / lost, losses[2] / lost) if lost > _NOTHING else None
-
-
-def _word(shares: tuple[float, float, float] | None) -> str:
-    if shares is None or shares[2] > 0.5:
-        return "unclear"
-    drafter, system = shares[0] >= TO_BLAME, shares[1] >= TO_BLAME
+def _named(breakdown: Breakdown, drafter: bool, system: bool, lost: str) -> tuple[str, str]:
+    """The word and its reason, as far as throughput tells: rule 3 of `explain`."""
+    length, latency, rest = breakdown.acceptance_length, breakdown.step_latency, breakdown.rest
+    plain = breakdown.without_speculation
+    fewer = f"A step yields {_percent(1 - length.ratio)} fewer tokens"
+    longer = f"{_percent(1 / latency.ratio - 1)} longer"
+    if plain is not None:
+        longer += ", measured in steps of plain decoding"
     if drafter and system:
-        return "both"
-    return "drafter" if drafter else "system" if system else "unclear"
+        return "both", f"{fewer} ({_share(length)} {lost}) and takes {longer} ({_share(latency)})."
+    if drafter:
+        return "drafter", f"{fewer}: {_share(length)} {lost}."
+    if system and plain is not None and plain.surely_gained and plain.ratio > latency.ratio**-0.5:
+        faster = (
+            f"Plain decoding became {_percent(plain.ratio - 1)} faster, and steps with drafts did not follow"
+        )
+        return "system", f"{faster}: {_share(latency)} {lost}."
+    if system:
+        return "system", f"A step takes {longer}: {_share(latency)} {lost}."
+    if rest.share is None:
+        return "unclear", f"The rounds of {breakdown.metric} show no loss that could be shared out."
+    if breakdown.rest_leads:
+        unsure = "" if rest.surely_lost else "; that itself is not sure"
+        return "unclear", f"{_share(rest)} {lost} is neither fewer tokens a step nor slower steps{unsure}."
+    if length.ci_high is None and latency.ci_high is None:
+        return "unclear", "Single rounds do not tell what is noise."
+    if not (length.surely_lost or latency.surely_lost):
+        return "unclear", "Neither fewer tokens a step nor slower steps are sure: either may be noise."
+    sure = "fewer tokens a step" if length.surely_lost else "slower steps"
+    return "unclear", f"What is sure ({sure}) is less than a third {lost}, and the greater part is not sure."
 
 
-def _fallen(measurement: Measurement, acceptance: AcceptanceCell | None) -> tuple[PositionChange, ...]:
-    """Positions whose conditional acceptance rate fell by at least half a thousandth, which is seen when printed."""
-    if acceptance is None:
+def _percent(change: float, sign: str = "") -> str:
+    return f"{round(100 * change, 1) + 0.0:{sign}.1f} %"  # + 0.0: there is no -0.0 %
+
+
+def _share(part: Part) -> str:
+    return f"{100 * (part.share or 0.0):.0f} %"
+
+
+def _fallen(cells: Sequence[Compared]) -> tuple[PositionChange, ...]:
+    """Positions whose conditional acceptance rate fell by at least half a thousandth, which is seen when printed.
+
+    Of several cells, their mean at that position, if all have it.
+    """
+    if any(cell.acceptance is None for cell in cells):
         return ()
-    now = measurement.per_position.get("conditional_acceptance_rate", ())
+    now = [cell.measurement.per_position.get("conditional_acceptance_rate", ()) for cell in cells]
+    then = [cell.acceptance.conditional_acceptance_rate for cell in cells if cell.acceptance is not None]
+    rates = [
+        (fmean(before), fmean(after))
+        for before, after in zip(zip(*then, strict=False), zip(*now, strict=False), strict=False)
+    ]
     return tuple(
         PositionChange(position, before, after)
-        for position, (before, after) in enumerate(
-            zip(acceptance.conditional_acceptance_rate, now, strict=False), start=1
-        )
+        for position, (before, after) in enumerate(rates, start=1)
         if before - after >= 0.0005
     )
-
-
-def _reason(
-    length: float | None,
-    latency: float | None,
-    output: float | None,
-) -> str:
-    if length is None:
-        return "acceptance length has no baseline to be compared with."
-    if output is None:
-        return (
-            f"acceptance length {_percent(length)}; throughput has no baseline on this hardware, so that the "
-            "system's part is not known."
-        )
-    if latency is None:
-        return (
-            f"acceptance length {_percent(length)}, output TPS {_percent(output)}; step latency is not known."
-        )
-    text = (
-        f"acceptance length explains {_percent(length)} of the TPS change, step latency {_percent(-latency)}"
-    )
-    if abs(latency) >= 0.005:
-        text += f" (the time of a step: {_percent(latency)})"
-    rest = output - length + latency
-    if abs(rest) >= 0.005:
-        text += f", prefill, queueing and batch filling {_percent(rest)}"
-    return text + "."
-
-
-def _percent(change: float) -> str:
-    percent = round(math.expm1(change) * 100, 1)
-    return f"{percent + 0.0:+.1f} %"  # + 0.0: there is no -0.0 %

@@ -38,17 +38,28 @@ class Check:
     verdict: Verdict
     tolerance: float
     """Allowed relative loss: 0.03 lets 3 % go."""
+    alpha: float
+    """Chance that this check fails although nothing changed: its share of the run's."""
     value: float | None = None
     baseline: float | None = None
     ratio: float | None = None
-    """Paired estimate of value / baseline."""
+    """Estimate of value / baseline."""
     ci_low: float | None = None
-    """95 % confidence interval of the ratio; None where no interval can be had."""
+    """95 % confidence interval of the ratio; None where nothing is known of its error."""
     ci_high: float | None = None
+    standard_error: float | None = None
+    """Of the logarithm of the ratio."""
+    degrees_of_freedom: float | None = None
+    """Of the standard error."""
+    detectable_loss: float | None = None
+    """The smallest relative loss that this check would have failed with a chance of 95 %."""
     paired: int = 0
     """Prompts of this run that the baseline holds too."""
     prompts: int = 0
     """Prompts of this run."""
+    rounds: int = 0
+    """Of this run."""
+    baseline_rounds: int = 0
     reasons: tuple[str, ...] = ()
     """Why there is no comparison, in words for a person."""
     differs: tuple[str, ...] = ()

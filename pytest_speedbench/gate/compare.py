@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
 
 from pytest_speedbench.gate.baseline import (
     AcceptanceCell,
@@ -13,36 +12,31 @@ from pytest_speedbench.gate.baseline import (
     Baseline,
     Conditions,
     ThroughputCell,
-    ThroughputPrompt,
 )
 from pytest_speedbench.gate.checks import Check, Verdict
-from pytest_speedbench.gate.decide import decide
-from pytest_speedbench.gate.statistics import Pair, RatioEstimate, ratio_of_ratios
-from pytest_speedbench.metrics.measurement import Measurement, PromptTally
+from pytest_speedbench.gate.decide import decide, detectable_loss
+from pytest_speedbench.gate.pairing import Pairing, degenerate, matched, too_few
+from pytest_speedbench.gate.statistics import Estimate, Pair, ratio_of_ratios, rounds_estimate
+from pytest_speedbench.metrics.measurement import Measurement
 from pytest_speedbench.vocabulary import ACCEPTANCE, GATED
 
-PAIRED_SHARE = 0.9
-"""Share of the prompts that must be the baseline's, word for word."""
+DEGENERATE_SHARE = 0.1
+"""Share of requests with degenerate output above which a cell is invalid."""
 _SAMPLING = ("temperature", "ignore_eos", "output_length")
 """Conditions without which acceptance and throughput are other quantities."""
-_ALWAYS_DIFFERENT = ("date", "commit")
-
-_Stored = TypeVar("_Stored", AcceptancePrompt, ThroughputPrompt)
+_NOT_TOLD = ("date", "commit", "rounds")
+"""Conditions that always differ, or that a check tells by itself."""
 
 
 @dataclass(frozen=True)
-class _Pairing:
-    """Which prompts of a run its baseline has too."""
+class _Found:
+    """What the numbers came to."""
 
-    paired: int
-    run: int
-    baseline: int
-    changed: int
-    """Of the run's prompts: the same id, another text."""
-
-    @property
-    def complete(self) -> bool:
-        return self.paired == self.run == self.baseline
+    estimate: Estimate | None
+    reasons: tuple[str, ...] = ()
+    value: float | None = None
+    """In place of the measurement's."""
+    baseline: float | None = None
 
 
 def compare(
@@ -50,29 +44,35 @@ def compare(
     measurement: Measurement,
     baseline: Baseline | None,
     *,
+    group: Sequence[Measurement],
     tolerance: float,
+    alpha: float,
     conditions: Conditions,
     hardware_key: str,
+    paired: bool = False,
+    degenerate_share: float = DEGENERATE_SHARE,
 ) -> Check:
     """Judge one metric of one cell.
 
-    *Acceptance length* is compared over the prompts that both runs have: its ratio and its interval, and, where
-    some are not paired, both values too.
+    *Acceptance length* is compared over the prompts that both runs have: its ratio and its error, and, where
+    some are not paired, both values too. Where one of the runs has counters per server only, its rounds are compared
+    as those of throughput are.
 
-    *Throughput* belongs to the batch as a whole, so that the ratio is that of the two headline values.
-    Its interval is centred there, and its width comes from the paired prompts: tokens over elapsed seconds for
-    `output_tps`, tokens after the first over decode seconds for `user_tps`. Requests share their batch and
-    their machine: what slows all of them at once is not in this interval, and the tolerance stands for it. For
-    `speedup`, the ratio of two runs on either side of which one is stored prompt by prompt, the error of
-    `output_tps` is taken for both: times the root of 2.
+    *Throughput* belongs to the batch as a whole and is compared by its rounds: the median of this run's over that of
+    the baseline's, with an error that the rounds of all cells of the group show (`statistics.rounds_estimate`).
 
     Args:
-        metric: one of `metrics.names.GATED`.
+        metric: one of `vocabulary.GATED`.
         measurement: of this run.
         baseline: of the same target, or None where there is none.
+        group: this run's measurements of the same split and batch size, this one included; invalid ones tell nothing
+            of noise.
         tolerance: allowed relative loss.
+        alpha: chance that this judgement fails an unchanged engine.
         conditions: of this run; what the measurement knows better is taken from it.
         hardware_key: `Hardware.key` of this run.
+        paired: whether round i was measured beside round i of the baseline.
+        degenerate_share: share of requests above which degenerate output makes the check invalid.
 
     Raises:
         ValueError: a metric that cannot be gated.
@@ -80,16 +80,18 @@ def compare(
     if metric not in GATED:
         raise ValueError(f"{metric} cannot be gated; there are {', '.join(GATED)}")
     value = measurement.metrics.get(metric)
-    number = len(measurement.prompts)
-
-    check = Check(metric, Verdict.INVALID, tolerance, value=value, prompts=number)
-    if measurement.problems:
-        return replace(check, reasons=measurement.problems)
-    if value is None:
-        reason = measurement.missing.get(metric, "it was not measured")
-        return replace(check, reasons=(f"{metric} is missing: {reason}",))
-    if not (math.isfinite(value) and value > 0):
-        return replace(check, reasons=(f"{metric} is {value}",))
+    check = Check(
+        metric,
+        Verdict.INVALID,
+        tolerance,
+        alpha,
+        value=value,
+        prompts=len(measurement.prompts),
+        rounds=len(measurement.rounds),
+    )
+    problems = _problems(metric, measurement, degenerate_share)
+    if problems or value is None:
+        return replace(check, reasons=problems)
 
     cell_id = measurement.cell.id
     check = replace(check, verdict=Verdict.NO_BASELINE)
@@ -113,7 +115,7 @@ def compare(
         return replace(check, reasons=(f"the baseline has no {metric} for {cell_id}",))
 
     differs = _differing(baseline.runs[stored.run], conditions.of(measurement))
-    pairs, pairing = _pair(measurement.prompts, stored, metric)
+    both, pairing = matched(measurement.prompts, stored.prompts)
     if isinstance(stored, AcceptanceCell):
         differs += _prompt_tokens(measurement, stored, pairing)
     check = replace(
@@ -121,15 +123,34 @@ def compare(
         verdict=Verdict.INCOMPARABLE,
         baseline=reference,
         paired=pairing.paired,
+        baseline_rounds=baseline.runs[stored.run].rounds,
         differs=differs,
     )
     sampling = tuple(line for line in differs if line.split(" ", 1)[0] in _SAMPLING)
     if sampling:
         return replace(check, reasons=tuple(f"{line}: another quantity" for line in sampling))
-    unpaired = _too_few(pairing, both_ways=metric not in ACCEPTANCE)
+    unpaired = too_few(pairing, both_ways=metric not in ACCEPTANCE)
     if unpaired:
         return replace(check, reasons=(unpaired,))
-    if metric in ACCEPTANCE and pairs is None and not pairing.complete:
+    suspect = degenerate(measurement.prompts, both)
+    if suspect.share > degenerate_share:
+        return replace(check, verdict=Verdict.INVALID, reasons=(f"degenerate output: {suspect.told()}",))
+
+    def rounds(of: Measurement) -> tuple[list[float], list[float]]:
+        return _rounds(metric, of), _stored_rounds(metric, of, baseline, hardware_key)
+
+    pairs = [
+        Pair(then.tokens - then.requests, then.steps, now.decode_tokens, now.steps)
+        for now, then in both
+        if isinstance(then, AcceptancePrompt) and then.steps is not None and now.steps is not None
+    ]
+    if metric not in ACCEPTANCE or (len(pairs) < pairing.paired and pairing.complete):
+        found = _by_round(
+            metric, rounds(measurement), [rounds(each) for each in group if not each.problems], paired
+        )
+    elif len(pairs) == pairing.paired:
+        found = _by_prompt(pairs, pairing)
+    else:
         # such counters cannot be split by prompt, so that the totals have to be of the same prompts
         return replace(
             check,
@@ -138,107 +159,101 @@ def compare(
                 f"{pairing.run} in this run, {pairing.baseline} in the baseline, {pairing.paired} in both",
             ),
         )
-
-    estimate = ratio_of_ratios(pairs) if pairs is not None else None
-    reasons: list[str] = []
-    ratio = value / reference
-    if metric in ACCEPTANCE and estimate is not None and pairs is not None:
-        ratio = estimate.ratio
-        if not pairing.complete:
-            value, reference = _over(pairs)
-            reasons.append(f"over the {pairing.paired} prompts that both runs have")
-    interval = _interval(metric, estimate, ratio)
-    if interval is None:
-        reasons.append("no interval: " + _why_no_interval(metric, pairs))
-    low, high = interval or (None, None)
-    return replace(
-        check,
-        verdict=decide(ratio, low, high, tolerance),
-        value=value,
-        baseline=reference,
-        ratio=ratio,
-        ci_low=low,
-        ci_high=high,
-        reasons=tuple(reasons),
-    )
+    check = replace(check, value=found.value or value, baseline=found.baseline or reference)
+    check = judged(replace(check, reasons=found.reasons), found.estimate, alpha)
+    if check.verdict is Verdict.IMPROVEMENT and suspect.share:
+        reason = f"part of this improvement may be degenerate output: {suspect.told()}"
+        return replace(check, reasons=(*check.reasons, reason))
+    return check
 
 
-def _pair(
-    tallies: Sequence[PromptTally], stored: AcceptanceCell | ThroughputCell, metric: str
-) -> tuple[list[Pair] | None, _Pairing]:
-    """Pair prompts by question id and text; no pairs where one side has no steps per prompt."""
-    if isinstance(stored, AcceptanceCell):
-        both, pairing = _matched(tallies, stored.prompts)
-        pairs = [
-            Pair(then.tokens - then.requests, then.steps, now.decode_tokens, now.steps)
-            for now, then in both
-            if then.steps is not None and now.steps is not None
-        ]
-        return (pairs if len(pairs) == len(both) else None), pairing
-    timed, pairing = _matched(tallies, stored.prompts)
-    if metric == "user_tps":
-        return [
-            Pair(then.tokens - then.requests, then.decode_s, now.decode_tokens, now.decode_s)
-            for now, then in timed
-        ], pairing
-    return [
-        Pair(then.tokens, then.elapsed_s, now.output_tokens, now.elapsed_s) for now, then in timed
-    ], pairing
-
-
-def _matched(
-    tallies: Sequence[PromptTally], prompts: Sequence[_Stored]
-) -> tuple[list[tuple[PromptTally, _Stored]], _Pairing]:
-    known: Mapping[str, _Stored] = {prompt.id: prompt for prompt in prompts}
-    same_id = [(tally, known[tally.question_id]) for tally in tallies if tally.question_id in known]
-    same = [(tally, prompt) for tally, prompt in same_id if tally.digest == prompt.digest]
-    return same, _Pairing(len(same), len(tallies), len(prompts), len(same_id) - len(same))
-
-
-def _too_few(pairing: _Pairing, *, both_ways: bool) -> str | None:
-    """Why the prompts are not those of the baseline; None where enough of them are.
+def judged(check: Check, estimate: Estimate | None, alpha: float) -> Check:
+    """A check with all that follows from an estimate.
 
     Args:
-        pairing: what was found.
-        both_ways: whether prompts that the baseline has and the run has not count too, as they do for throughput,
-            where they made up the batch.
+        check: whose tolerance counts.
+        estimate: of value / baseline; None where there is none, which is inconclusive.
+        alpha: chance that this judgement fails an unchanged engine.
     """
-    if pairing.paired < PAIRED_SHARE * pairing.run or pairing.paired < 2:
-        new = pairing.run - pairing.paired - pairing.changed
-        why = [f"{pairing.changed} changed text"] if pairing.changed else []
-        why += [f"{new} {'is' if new == 1 else 'are'} not in it"] if new else []
-        tail = f": {', '.join(why)}" if why else ", and a comparison takes 2"
-        return f"only {pairing.paired} of {pairing.run} prompts are those of the baseline{tail}"
-    if both_ways and pairing.paired < PAIRED_SHARE * pairing.baseline:
-        return (
-            f"only {pairing.paired} of the baseline's {pairing.baseline} prompts were run, and the others were part of "
-            "its batch"
-        )
-    return None
+    if estimate is None:
+        return replace(check, verdict=Verdict.INCONCLUSIVE, alpha=alpha)
+    low, high = estimate.interval() or (None, None)
+    return replace(
+        check,
+        verdict=decide(estimate, check.tolerance, alpha),
+        alpha=alpha,
+        ratio=estimate.ratio,
+        ci_low=low,
+        ci_high=high,
+        standard_error=estimate.standard_error,
+        degrees_of_freedom=None if estimate.standard_error is None else estimate.degrees_of_freedom,
+        detectable_loss=detectable_loss(estimate, check.tolerance, alpha),
+    )
 
 
-def _over(pairs: Sequence[Pair]) -> tuple[float, float]:
+def estimate_of(check: Check) -> Estimate | None:
+    """The estimate that a check was judged by; None where it holds none with an error."""
+    if check.ratio is None or check.standard_error is None or check.degrees_of_freedom is None:
+        return None
+    return Estimate(math.log(check.ratio), check.standard_error, check.degrees_of_freedom)
+
+
+def _problems(metric: str, measurement: Measurement, degenerate_share: float) -> tuple[str, ...]:
+    """Why a metric is no measurement, whatever the baseline."""
+    if measurement.problems:
+        return measurement.problems
+    value = measurement.metrics.get(metric)
+    if value is None:
+        return (f"{metric} is missing: {measurement.missing.get(metric, 'it was not measured')}",)
+    if not (math.isfinite(value) and value > 0):
+        return (f"{metric} is {value}",)
+    suspect = degenerate(measurement.prompts)
+    return (f"degenerate output: {suspect.told()}",) if suspect.share > degenerate_share else ()
+
+
+def _by_prompt(pairs: Sequence[Pair], pairing: Pairing) -> _Found:
+    estimate = ratio_of_ratios(pairs)
+    if estimate is None or estimate.standard_error is None:
+        return _Found(estimate, ("no interval: too few prompts had a decode step",))
+    if pairing.complete:
+        return _Found(estimate)
     now = math.fsum(pair.numerator for pair in pairs) / math.fsum(pair.denominator for pair in pairs)
     then = math.fsum(p.baseline_numerator for p in pairs) / math.fsum(p.baseline_denominator for p in pairs)
-    return now, then
+    return _Found(estimate, (f"over the {pairing.paired} prompts that both runs have",), now, then)
 
 
-def _interval(metric: str, estimate: RatioEstimate | None, ratio: float) -> tuple[float, float] | None:
-    if estimate is None or estimate.standard_error is None:
-        return None
-    if metric == "speedup":
-        estimate = RatioEstimate(estimate.ratio, estimate.standard_error * math.sqrt(2), estimate.pairs)
-    return estimate.interval(around=ratio)
+def _by_round(
+    metric: str,
+    rounds: tuple[Sequence[float], Sequence[float]],
+    group: Sequence[tuple[Sequence[float], Sequence[float]]],
+    paired: bool,
+) -> _Found:
+    estimate = rounds_estimate(*rounds, group, paired=paired)
+    if estimate is None:
+        side = "the baseline" if rounds[0] else "this run"
+        return _Found(None, (f"no interval: {side} has no {metric} of single rounds",))
+    if estimate.standard_error is None:
+        reason = "no interval: one round does not show how far rounds scatter; measure more with --speedbench-rounds"
+        return _Found(estimate, (reason,))
+    return _Found(estimate)
 
 
-def _why_no_interval(metric: str, pairs: Sequence[Pair] | None) -> str:
-    if pairs is None:
-        return "one of the runs has counters per server only, not per prompt"
-    return (
-        "too few prompts had a decode step"
-        if metric in (*ACCEPTANCE, "user_tps")
-        else "too few prompts had output"
-    )
+def _rounds(metric: str, measurement: Measurement) -> list[float]:
+    """A metric of every round, where it is a figure that can be compared."""
+    values = (getattr(figures, metric) for figures in measurement.rounds)
+    return [value for value in values if value is not None and math.isfinite(value) and value > 0]
+
+
+def _stored_rounds(
+    metric: str, measurement: Measurement, baseline: Baseline, hardware_key: str
+) -> list[float]:
+    cell_id = measurement.cell.id
+    if metric in ACCEPTANCE:
+        acceptance = baseline.acceptance.get(cell_id)
+        return list(acceptance.round_acceptance_length) if acceptance else []
+    throughput = baseline.throughput.get(hardware_key, {}).get(cell_id)
+    values = (getattr(figures, metric) for figures in throughput.rounds) if throughput else ()
+    return [value for value in values if value is not None]
 
 
 def _differing(then: Conditions, now: Conditions) -> tuple[str, ...]:
@@ -246,7 +261,7 @@ def _differing(then: Conditions, now: Conditions) -> tuple[str, ...]:
     lines = []
     for item in fields(Conditions):
         before, after = getattr(then, item.name), getattr(now, item.name)
-        if item.name not in _ALWAYS_DIFFERENT and before != after:
+        if item.name not in _NOT_TOLD and before != after:
             lines.append(f"{item.name} {_shown(before)} -> {_shown(after)}")
     return tuple(lines)
 
@@ -257,7 +272,7 @@ def _shown(value: object) -> str:
     return "none" if value is None or value == "" else str(value)
 
 
-def _prompt_tokens(measurement: Measurement, stored: AcceptanceCell, pairing: _Pairing) -> tuple[str, ...]:
+def _prompt_tokens(measurement: Measurement, stored: AcceptanceCell, pairing: Pairing) -> tuple[str, ...]:
     """Another number of input tokens for the same texts: another tokenizer or chat template."""
     requests = sum(tally.requests for tally in measurement.prompts)
     same = pairing.complete and requests == sum(prompt.requests for prompt in stored.prompts)

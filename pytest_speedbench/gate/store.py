@@ -22,6 +22,7 @@ from pytest_speedbench.gate.baseline import (
     ThroughputPrompt,
     rounded,
 )
+from pytest_speedbench.metrics.measurement import RoundFigures
 from pytest_speedbench.vocabulary import categories_of
 from pytest_speedbench.whole_file import write_whole
 from pytest_speedbench.yaml_file import YamlFileError
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 SCHEMA = Path(__file__).with_name("baseline.schema.json")
 SCHEMA_VERSION = 1
 
+_ROWS = ("rounds", "prompts")
+"""Lists of a cell: one line for each entry."""
 _CURE = "restore it from version control, or delete it and write it anew with --speedbench-save"
 _PLAIN_KEY = re.compile(r"[a-z][a-z0-9]*[_-][a-z0-9_-]*[a-z0-9]")
 """Keys that need no quotes: none of YAML's words for true, false and null has a hyphen or an underscore."""
@@ -46,6 +49,7 @@ _FIELDS = frozenset(
         AcceptanceCell,
         ThroughputCell,
         AcceptancePrompt,
+        RoundFigures,
         ThroughputPrompt,
     )
     for item in fields(kind)
@@ -148,6 +152,7 @@ def _baseline(document: Document) -> Baseline:
             drafted_acceptance_length=_float(entry.get("drafted_acceptance_length")),
             conditional_acceptance_rate=tuple(map(float, entry.get("conditional_acceptance_rate", ()))),
             prompt_tokens=int(entry["prompt_tokens"]),
+            round_acceptance_length=tuple(map(float, entry["round_acceptance_length"])),
             prompts=tuple(_acceptance_prompt(prompt) for prompt in entry["prompts"]),
         )
     throughput: dict[str, dict[str, ThroughputCell]] = {}
@@ -162,14 +167,10 @@ def _baseline(document: Document) -> Baseline:
                 user_tps=_float(entry.get("user_tps")),
                 step_latency_s=_float(entry.get("step_latency_s")),
                 speedup=_float(entry.get("speedup")),
+                rounds=tuple(_round(figures) for figures in entry["rounds"]),
                 prompts=tuple(
                     ThroughputPrompt(
-                        prompt["id"],
-                        prompt["digest"],
-                        int(prompt["requests"]),
-                        int(prompt["tokens"]),
-                        float(prompt["decode_s"]),
-                        float(prompt["elapsed_s"]),
+                        prompt["id"], prompt["digest"], int(prompt["requests"]), int(prompt["tokens"])
                     )
                     for prompt in entry["prompts"]
                 ),
@@ -198,6 +199,10 @@ def _cell(key: str, entry: Document, runs: Mapping[str, Conditions], place: str)
         twice = next(name for index, name in enumerate(ids) if name in ids[:index])
         raise BaselineError(f"{place}.prompts: {twice!r} is there twice")
     return cell
+
+
+def _round(entry: Document) -> RoundFigures:
+    return RoundFigures(**{item.name: _float(entry.get(item.name)) for item in fields(RoundFigures)})
 
 
 def _acceptance_prompt(entry: Document) -> AcceptancePrompt:
@@ -231,14 +236,14 @@ def _document(baseline: Baseline) -> Document:
 
 
 def _cell_entry(cell: AcceptanceCell | ThroughputCell) -> Document:
-    numbers = {
-        name: value for name, value in _entry(cell, "cell", "run", "prompts").items() if value is not None
+    rows = {
+        name: [_known(_entry(row)) for row in getattr(cell, name)] for name in _ROWS if hasattr(cell, name)
     }
-    prompts = [
-        {name: value for name, value in _entry(prompt).items() if value is not None}
-        for prompt in cell.prompts
-    ]
-    return {"run": cell.run, **asdict(cell.cell), **numbers, "prompts": prompts}
+    return {"run": cell.run, **asdict(cell.cell), **_known(_entry(cell, "cell", "run", *_ROWS)), **rows}
+
+
+def _known(entry: Document) -> Document:
+    return {name: value for name, value in entry.items() if value is not None}
 
 
 def _entry(data: Any, *but: str) -> Document:
@@ -261,10 +266,10 @@ def _block(key: str, value: Any, indent: str) -> Iterator[str]:
         yield start
         for inner, item in value.items():
             yield from _block(inner, item, indent + "  ")
-    elif key == "prompts" and value:
+    elif key in _ROWS and isinstance(value, list) and value:
         yield start
-        for prompt in value:
-            yield f"{indent}- {_flow(prompt)}"
+        for row in value:
+            yield f"{indent}- {_flow(row)}"
     else:
         yield f"{start} {_flow(value)}"
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_speedbench.engines.base import Generation, Message, SpeaksMessages
@@ -36,7 +37,7 @@ class Prepared:
     tokenization: str
     """`engine`, `transformers` or `messages`; later turns go out in the same way as the first."""
     tokenize: Tokenizer
-    """Blocking; None as result where chat messages go out as they are."""
+    """Blocking; None as result where chat messages go out as they are. Can be pickled."""
     note: str = ""
     """Why prompts did not go out as token ids, if there was a fault."""
 
@@ -136,13 +137,13 @@ def _choose_tokenizer(
 ) -> tuple[str, Tokenizer, str]:
     """How prompts go out, the tokenizer for it, and a note; `trial` is tokenized to find out."""
     if isinstance(engine, SpeaksMessages) and engine.messages_only:
-        return "messages", lambda chat: None, ""
+        return "messages", _no_token_ids, ""
     if engine.tokenize(control, trial) is not None:
-        return "engine", lambda chat: engine.tokenize(control, chat), ""
+        return "engine", partial(engine.tokenize, control), ""
     note = ""
     if model is not None:
         try:
-            tokenize = _transformers_tokenizer(model)
+            tokenize = _ModelTokenizer(model)
             tokenize(trial)
         except ImportError:
             pass
@@ -151,22 +152,31 @@ def _choose_tokenizer(
             note = f"the tokenizer of {model} could not be used, chat messages went out instead: {reason[0]}"
         else:
             return "transformers", tokenize, ""
-    return "messages", lambda chat: None, note
+    return "messages", _no_token_ids, note
 
 
-def _transformers_tokenizer(model: str) -> Tokenizer:
-    from transformers import AutoTokenizer
+def _no_token_ids(chat: Sequence[Message]) -> None:
+    """For chats that go out as they are."""
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    # "Already borrowed": a fast tokenizer sets its padding in place and bears one thread at a time.
-    one_at_a_time = threading.Lock()
 
-    def tokenize(chat: Sequence[Message]) -> tuple[int, ...]:
+class _ModelTokenizer:
+    """The tokenizer of a model, by `transformers`. Pickled by the model's name, and loaded anew."""
+
+    def __init__(self, model: str) -> None:
+        from transformers import AutoTokenizer
+
+        self._model = model
+        self._tokenizer = AutoTokenizer.from_pretrained(model)
+        # "Already borrowed": a fast tokenizer sets its padding in place and bears one thread at a time.
+        self._one_at_a_time = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[_ModelTokenizer], tuple[str]]:
+        return type(self), (self._model,)
+
+    def __call__(self, chat: Sequence[Message]) -> tuple[int, ...]:
         messages = [{"role": message.role, "content": message.content} for message in chat]
-        with one_at_a_time:
-            ids = tokenizer.apply_chat_template(
+        with self._one_at_a_time:
+            ids = self._tokenizer.apply_chat_template(
                 messages, tokenize=True, add_generation_prompt=True, return_dict=False
             )
         return tuple(int(token) for token in ids)
-
-    return tokenize

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pytest_speedbench.engines.base import Stamping
 from pytest_speedbench.errors import EngineError
-from pytest_speedbench.load.records import Arrival, RequestRecord
+from pytest_speedbench.load.recording import Recording
+from pytest_speedbench.load.records import Arrivals, RequestRecord
 from pytest_speedbench.load.sse import split_events
 
 if TYPE_CHECKING:
@@ -26,14 +29,25 @@ class Exchange:
     """Monotonic clock just before the request was written."""
     ended_s: float
     """Monotonic clock when the stream ended, well or badly."""
-    chunks: Sequence[tuple[float, bytes]] = ()
-    """(monotonic clock on arrival, bytes) of every read."""
+    recording: Recording = field(default_factory=Recording)
+    """The body of the response."""
     error: str | None = None
     """What went wrong on the wire, in words."""
 
 
-def decode(engine: Engine, exchange: Exchange) -> tuple[RequestRecord, str]:
-    """What a request brought: its record, and the text of the reply.
+@dataclass(frozen=True)
+class Decoded:
+    """What a request brought."""
+
+    record: RequestRecord
+    text: str = ""
+    """Of the reply."""
+    send_lags_s: Sequence[float] = ()
+    """From the server's stamp to the client's, in seconds, of every event that the server stamped."""
+
+
+def decode(engine: Engine, exchange: Exchange) -> Decoded:
+    """Read what was recorded.
 
     A request has failed if the wire failed, if the engine's module cannot read the stream, if the stream ends
     without a finish reason (the engine stopped in the middle) or without a count of output tokens (nothing
@@ -49,18 +63,19 @@ def decode(engine: Engine, exchange: Exchange) -> tuple[RequestRecord, str]:
         error=exchange.error,
     )
     if exchange.error is not None:
-        return record, ""
-    events = split_events(exchange.chunks)
+        return Decoded(record)
+    recording = exchange.recording
+    body = recording.body()
+    events, received_s = split_events(body, recording.sizes, recording.stamps_s)
     if not events:
-        body = b"".join(data for _, data in exchange.chunks)
-        return replace(record, error=f"the response is no event stream: {excerpt(body)!r}"), ""
+        return Decoded(replace(record, error=f"the response is no event stream: {excerpt(body)!r}"))
     try:
-        reply = engine.read([payload for _, payload in events])
+        reply = engine.read(events)
     except EngineError as error:
-        return replace(record, error=str(error)), ""
+        return Decoded(replace(record, error=str(error)))
     if len(reply.tokens_per_event) != len(events):
         told = f"{engine.name} told tokens for {len(reply.tokens_per_event)} of {len(events)} events"
-        return replace(record, error=told), ""
+        return Decoded(replace(record, error=told))
     error_text = None
     if reply.finish_reason is None:
         error_text = f"the stream ended without a finish reason after {len(events)} events"
@@ -68,15 +83,15 @@ def decode(engine: Engine, exchange: Exchange) -> tuple[RequestRecord, str]:
         error_text = f"the stream of {len(events)} events tells no count of output tokens"
     record = replace(
         record,
-        arrivals=_arrivals([received_s for received_s, _ in events], reply.tokens_per_event),
+        arrivals=_arrivals(received_s, reply.tokens_per_event),
         output_tokens=reply.output_tokens,
         prompt_tokens=reply.prompt_tokens,
         finish_reason=reply.finish_reason,
-        token_ids=reply.token_ids,
+        token_ids=None if reply.token_ids is None else _compact(reply.token_ids),
         counters=reply.counters,
         error=error_text,
     )
-    return record, reply.text
+    return Decoded(record, reply.text, _send_lags_s(engine, events, received_s))
 
 
 def excerpt(body: bytes) -> str:
@@ -84,8 +99,31 @@ def excerpt(body: bytes) -> str:
     return " ".join(body[:1200].decode(errors="replace").split())[:300]
 
 
-def _arrivals(received_s: Sequence[float], tokens: Sequence[int]) -> tuple[Arrival, ...]:
+def _arrivals(received_s: Sequence[float], tokens: Sequence[int]) -> Arrivals:
     """One arrival for each moment: events of one read became known together."""
-    moments = groupby(zip(received_s, tokens, strict=True), key=lambda event: event[0])
-    sums = ((moment, sum(count for _, count in events)) for moment, events in moments)
-    return tuple(Arrival(moment, count) for moment, count in sums if count > 0)
+    arrivals = Arrivals()
+    moments, counts = arrivals.received_s, arrivals.tokens
+    for moment, count in zip(received_s, tokens, strict=True):
+        if count <= 0:
+            continue
+        if moments and moments[-1] == moment:
+            counts[-1] += count
+        else:
+            moments.append(moment)
+            counts.append(count)
+    return arrivals
+
+
+def _send_lags_s(engine: Engine, events: Sequence[bytes], received_s: Sequence[float]) -> Sequence[float]:
+    if not isinstance(engine, Stamping):
+        return ()
+    unix_s = time.time() - time.monotonic()
+    told = zip(received_s, engine.sent_at(events), strict=True)
+    return array("d", (moment + unix_s - sent_s for moment, sent_s in told if sent_s is not None))
+
+
+def _compact(token_ids: Sequence[int]) -> Sequence[int]:
+    try:
+        return array("I", token_ids)
+    except (OverflowError, TypeError):  # no number of a token, and not ours to judge
+        return token_ids

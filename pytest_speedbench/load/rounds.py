@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from pytest_speedbench.engines.base import Bounded, Counters, CountsStepsPerServer
 from pytest_speedbench.errors import EngineError
 from pytest_speedbench.load.conversation import Prepared, warm_up
-from pytest_speedbench.load.driver import always_alive, requests_of, run_round
+from pytest_speedbench.load.driver import always_alive, one_pass, requests_of, run_round
+from pytest_speedbench.load.processes import run_round_shared
 from pytest_speedbench.load.records import RoundRecord
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ def measure_rounds(
     *,
     rounds: int = 1,
     warmup: int = 0,
+    conversations: int | None = None,
+    client_processes: int = 1,
     request_timeout_s: float = 600.0,
     alive: Callable[[], str | None] = always_alive,
     progress: Progress | None = None,
@@ -49,6 +53,8 @@ def measure_rounds(
         batch_size: requests in flight at once.
         rounds: measured passes.
         warmup: unmeasured requests before them, with a short output, at most `batch_size` at once.
+        conversations: of each round, as in `run_round`.
+        client_processes: how many processes share the streams of a measured round.
         request_timeout_s: as in `run_round`.
         alive: as in `run_round`.
         progress: one line for all rounds; warm-up is not counted.
@@ -62,31 +68,36 @@ def measure_rounds(
             a control call failed.
     """
 
-    def one_round(what: Prepared, in_flight: int, shown: Progress | None) -> RoundRecord:
-        return run_round(
+    def one_round(
+        what: Prepared, in_flight: int, how_many: int, shown: Progress | None, processes: int
+    ) -> RoundRecord:
+        send = run_round if processes == 1 else partial(run_round_shared, processes=processes)
+        return send(
             engine,
             control.url,
             what,
             in_flight,
+            conversations=how_many,
             request_timeout_s=request_timeout_s,
             alive=alive,
             progress=shown,
         )
 
     done: list[RoundRecord] = []
+    how_many = one_pass(prepared, batch_size) if conversations is None else conversations
     _refuse_dead(alive)
     _refuse_to_queue(engine, control, batch_size)
     try:
         if progress is not None:
-            progress.begin(rounds * requests_of(prepared, batch_size))
+            progress.begin(rounds * requests_of(prepared, how_many))
         if warmup > 0:
             _refuse_dead(alive)
-            one_round(warm_up(engine, prepared, warmup), min(batch_size, warmup), None)
+            one_round(warm_up(engine, prepared, warmup), min(batch_size, warmup), warmup, None, 1)
         while len(done) < rounds and not (done and done[-1].failed):
             _refuse_dead(alive)
             engine.reset(control)
             before = engine.server_counters(control) if _server_tells(engine) else None
-            record = one_round(prepared, batch_size, progress)
+            record = one_round(prepared, batch_size, how_many, progress, client_processes)
             if before is not None:
                 record = replace(record, server_counters=_counted_since(before, engine, control, record))
             done.append(record)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 
 from pytest_speedbench.engines.base import Counters
+from pytest_speedbench.load.records import RequestRecord
 
 SOMETIMES_DRAFTING = frozenset({"ngram", "suffix"})
 """Methods whose steps may have no draft. With all others every decode step has one."""
@@ -87,6 +88,20 @@ def count_steps(
         counters.accepted_per_position,
         0 if exact else max(most - fewest, 0),
     )
+
+
+def counts_of(method: str, request: RequestRecord) -> StepCounts | None:
+    """A request's own counts; None where only its engine could have told them and did not.
+
+    Args:
+        method: how its tokens were drafted; `none` needs no counters.
+        request: one that delivered a token.
+    """
+    if method == "none" or request.output_tokens == 1:
+        return count_steps("none", request.output_tokens)
+    if request.counters is None:
+        return None
+    return count_steps(method, request.output_tokens, request.counters)
 
 
 def with_steps_of_server(counts: StepCounts, on_server: Sequence[Counters | None]) -> StepCounts:

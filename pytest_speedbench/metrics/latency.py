@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_speedbench.load.records import RequestRecord
-from pytest_speedbench.metrics.throughput import decode_s, elapsed_s, is_timed
+from pytest_speedbench.metrics.throughput import counts, decode_s, elapsed_s, is_timed, moments
 
 
 def ttft_s(requests: Sequence[RequestRecord]) -> NDArray[np.float64]:
     """Seconds from sending to the first token; one value per request that has one."""
-    return np.array([r.arrivals[0].received_s - r.sent_s for r in requests if r.arrivals])
+    return np.array([r.arrivals.received_s[0] - r.sent_s for r in requests if r.arrivals])
 
 
 def inter_token_latency_s(requests: Sequence[RequestRecord]) -> NDArray[np.float64]:
@@ -24,13 +23,11 @@ def inter_token_latency_s(requests: Sequence[RequestRecord]) -> NDArray[np.float
     drafts delivers several tokens at once, and servers merge chunks under load. vLLM's `itl` is the bare gap
     between chunks, which counts both as slowness.
     """
-    gaps: list[float] = []
-    tokens: list[int] = []
+    gaps = [np.empty(0)]
     for request in requests:
-        for earlier, later in pairwise(request.arrivals):
-            gaps.append((later.received_s - earlier.received_s) / later.tokens)
-            tokens.append(later.tokens)
-    return np.repeat(np.array(gaps, dtype=np.float64), np.array(tokens, dtype=np.int64))
+        later_tokens = counts(request)[1:]
+        gaps.append(np.repeat(np.diff(moments(request)) / later_tokens, later_tokens))
+    return np.concatenate(gaps)
 
 
 def end_to_end_s(requests: Sequence[RequestRecord]) -> NDArray[np.float64]:

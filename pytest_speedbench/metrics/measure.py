@@ -1,24 +1,25 @@
-"""From the records of a cell to its measurement: every metric, or the reason why it is missing."""
+"""From the rounds of a cell to its measurement: every metric, or the reason why it is missing."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from statistics import median
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+from statistics import fmean, median
 
 from pytest_speedbench.cells import Cell
-from pytest_speedbench.data.prompts import Prompt
-from pytest_speedbench.engines.base import ESTIMATED
-from pytest_speedbench.load.records import RequestRecord, RoundRecord
-from pytest_speedbench.metrics import acceptance, latency, throughput
+from pytest_speedbench.metrics import acceptance
 from pytest_speedbench.metrics.acceptance import StepCounts
+from pytest_speedbench.metrics.measured_round import MeasuredRound
 from pytest_speedbench.metrics.measurement import Measurement, PromptTally
+from pytest_speedbench.metrics.trust import CLIENT_LATE_S, CLIENT_OVERLOADED
 from pytest_speedbench.settings import UNKNOWN
 
 _STEP_LATENCY = ("step_latency_s_mean", "step_latency_s_median", "step_latency_s_p99")
-_CLIENT_OVERLOADED = 0.9
 _CLIENT_BUSY = 0.5
-"""Shares of a round that the client's thread spent computing: no measurement above the one, a note above the other."""
+"""Share of a round that the client's thread spent computing: above it, a note."""
+_CLIENT_LATE_S = 0.02
+"""Lateness (p99) of the client's event loop in seconds: above it, a note."""
 _ACCEPTANCE = (
     "acceptance_length",
     "drafted_acceptance_length",
@@ -27,138 +28,103 @@ _ACCEPTANCE = (
 )
 
 
-def build(cell: Cell, method: str, rounds: Sequence[RoundRecord], prompts: Sequence[Prompt]) -> Measurement:
-    """Measure one cell.
+def combine(cell: Cell, method: str, rounds: Sequence[MeasuredRound]) -> Measurement:
+    """One cell's measurement.
 
-    Counts and times are pooled over turns, repeats and rounds (ratios of sums); `output_tps` is the median of
-    the rounds. A metric that cannot be measured is absent, with its reason in `missing`. Whatever makes the
-    numbers untrustworthy is a problem, and the measurement is then invalid.
+    What is counted is pooled over turns, repeats and rounds (ratios of sums); what is timed is the median of
+    the rounds. A metric that cannot be measured is absent, with its reason in `missing`.
 
     Args:
         cell: what was measured.
-        method: how tokens were drafted; `none` needs no counters.
-        rounds: the measured passes, warm-up left out.
-        prompts: the prompts that were to be sent, all turns of each in every round.
+        method: how tokens were drafted.
+        rounds: at least one.
     """
-    requests = [request for round_ in rounds for request in round_.requests]
-    finished = [request for request in requests if request.error is None]
-    delivered = [request for request in finished if request.output_tokens > 0 and request.arrivals]
-    counted = {id(r): counts for r in delivered if (counts := _counts_of(method, r)) is not None}
-    every = [counted[id(r)] for r in delivered if id(r) in counted]
-    complete = len(every) == len(delivered) > 0
-    pooled = acceptance.total(every) if complete else _server_counts(method, rounds, delivered)
-    if complete and pooled is not None:
-        pooled = acceptance.with_steps_of_server(pooled, [round_.server_counters for round_ in rounds])
-    drafts = pooled
-    if pooled is not None and pooled.drafted_steps is None:
-        drafts = _server_counts(method, rounds, delivered) or pooled
-
     metrics: dict[str, float] = {}
     missing: dict[str, str] = {}
-    _time(metrics, missing, cell, rounds, delivered)
-    _accept(metrics, missing, method, pooled, drafts)
-    if complete:
-        conversations: dict[tuple[int, str, int], list[StepCounts]] = defaultdict(list)
-        for number, round_ in enumerate(rounds):
-            for request in round_.requests:
-                if id(request) in counted:
-                    key = (number, request.question_id, request.repeat)
-                    conversations[key].append(counted[id(request)])
-        mean = acceptance.mean_of_requests_acceptance_length(map(acceptance.total, conversations.values()))
-        assert mean is not None
-        metrics["mean_of_requests_acceptance_length"] = mean
-        steps = [counted[id(request)].steps for request in delivered]
-        metrics.update(latency.spread("step_latency_s", latency.step_latency_s(delivered, steps)))
-        if "step_latency_s_mean" in metrics and pooled is not None and pooled.steps:
-            metrics["step_latency_s_mean"] *= (
-                sum(steps) / pooled.steps
-            )  # of all steps, some told by the server only
-    elif pooled is not None:
+    for name in sorted({name for round_ in rounds for name in round_.times}):
+        metrics[name] = median(round_.times[name] for round_ in rounds if name in round_.times)
+    counts = _total([round_.counts for round_ in rounds])
+    drafts = _total([round_.drafts for round_ in rounds])
+    _accept(metrics, missing, method, counts, drafts)
+    means = [round_.mean_of_requests for round_ in rounds if round_.mean_of_requests is not None]
+    if len(means) == len(rounds):
+        metrics["mean_of_requests_acceptance_length"] = fmean(means)
+    elif counts is not None:
         reason = "the engine counts per server only, not per request"
         missing.update(dict.fromkeys(("mean_of_requests_acceptance_length", *_STEP_LATENCY[1:]), reason))
-        seconds = sum(map(throughput.decode_s, delivered))
-        if pooled.steps and seconds > 0:
-            metrics["step_latency_s_mean"] = seconds / pooled.steps
-    for name in _STEP_LATENCY:
+    delivered = any(round_.delivered for round_ in rounds)
+    for name, reason in _why_untimed(cell, counts, method, delivered).items():
         if name not in metrics:
-            missing.setdefault(name, _no_steps(pooled, method))
-
+            missing.setdefault(name, reason)
     return Measurement(
         cell=cell,
         metrics=metrics,
-        prompts=_tallies(prompts, delivered, counted if complete else {}),
+        prompts=_merged([round_.tallies for round_ in rounds]),
         per_position={} if drafts is None else _per_position(drafts),
-        rounds=len(rounds),
-        sent=len(requests),
-        finished=len(finished),
-        failed=len(requests) - len(finished),
-        round_output_tps=tuple(tps for r in rounds if (tps := throughput.output_tps(r)) is not None),
+        rounds=tuple(round_.figures for round_ in rounds),
+        sent=sum(round_.sent for round_ in rounds),
+        finished=sum(round_.sent - round_.failed for round_ in rounds),
+        failed=sum(round_.failed for round_ in rounds),
         missing=missing,
-        problems=tuple(_problems(method, rounds, prompts, delivered, complete)),
-        notes=tuple(_notes(method, rounds, prompts, delivered, pooled)),
-        counter_source=_counter_source(rounds, delivered),
-        tokenization=", ".join(sorted({round_.tokenization for round_ in rounds})),
-        prompt_tokens=sum(request.prompt_tokens or 0 for request in finished),
+        problems=_together([round_.problems for round_ in rounds]),
+        notes=tuple(_notes(method, rounds, counts)),
+        counter_source=_listed(round_.counter_source for round_ in rounds),
+        tokenization=_listed(round_.tokenization for round_ in rounds) or "",
+        prompt_tokens=sum(round_.prompt_tokens for round_ in rounds),
     )
 
 
-def _counts_of(method: str, request: RequestRecord) -> StepCounts | None:
-    """A request's own counts; None where only its engine could have told them and did not."""
-    if method == "none" or request.output_tokens == 1:
-        return acceptance.count_steps("none", request.output_tokens)
-    if request.counters is None:
-        return None
-    return acceptance.count_steps(method, request.output_tokens, request.counters)
+def mean_over_categories(cell: Cell, measurements: Sequence[Measurement]) -> Measurement:
+    """The unweighted mean of each metric over the categories of one split and batch size, as SPEED-Bench has it.
+
+    It holds what can be averaged: metrics that all categories have. It has no prompts of its own.
+
+    Args:
+        cell: the mean cell.
+        measurements: of all its categories.
+    """
+    shared = set.intersection(*(set(each.metrics) for each in measurements))
+    missing = {
+        name: f"{each.cell.category}: {reason}"
+        for each in reversed(measurements)
+        for name, reason in each.missing.items()
+    }
+    return Measurement(
+        cell=cell,
+        metrics={name: fmean(each.metrics[name] for each in measurements) for name in sorted(shared)},
+        prompts=(),
+        per_position={},
+        rounds=(),
+        sent=sum(each.sent for each in measurements),
+        finished=sum(each.finished for each in measurements),
+        failed=sum(each.failed for each in measurements),
+        missing=missing,
+        problems=tuple(
+            f"{each.cell.category}: {problem}" for each in measurements for problem in each.problems
+        ),
+        counter_source=_listed(each.counter_source for each in measurements),
+        tokenization=_listed(each.tokenization for each in measurements) or "",
+        prompt_tokens=sum(each.prompt_tokens for each in measurements),
+    )
 
 
-def _server_counts(
-    method: str, rounds: Sequence[RoundRecord], delivered: Sequence[RequestRecord]
-) -> StepCounts | None:
-    """Counts of a server that counts for all requests at once, summed over rounds."""
-    if not delivered or any(round_.server_counters is None for round_ in rounds):
-        return None
-    present = set(map(id, delivered))
-    parts = []
-    for round_ in rounds:
-        requests = [request for request in round_.requests if id(request) in present]
-        tokens = sum(request.output_tokens for request in requests)
-        parts.append(acceptance.count_steps(method, tokens, round_.server_counters, len(requests)))
-    return acceptance.total(parts)
+def _total(counts: Sequence[StepCounts | None]) -> StepCounts | None:
+    """The sum over rounds; not known if one of them is not."""
+    known = [each for each in counts if each is not None]
+    return acceptance.total(known) if known and len(known) == len(counts) else None
 
 
-def _time(
-    metrics: dict[str, float],
-    missing: dict[str, str],
-    cell: Cell,
-    rounds: Sequence[RoundRecord],
-    delivered: Sequence[RequestRecord],
-) -> None:
-    """Fill in what the client's clock tells."""
-    per_round = [tps for round_ in rounds if (tps := throughput.output_tps(round_)) is not None]
-    steady = throughput.steady_output_tps(rounds)
-    user = throughput.user_tps(delivered)
-    if delivered and per_round:
-        metrics["output_tps"] = median(per_round)
-    else:
-        missing["output_tps"] = "no request delivered a token"
-    if steady is not None and steady > 0:
-        metrics["steady_output_tps"] = steady
-    else:
-        missing["steady_output_tps"] = f"the batch of {cell.batch_size} was never full"
-    if user is not None:
-        metrics["user_tps"] = user
-    else:
-        missing["user_tps"] = "no request's tokens arrived at more than one moment"
-    for name, values in (
-        ("ttft_s", latency.ttft_s(delivered)),
-        ("inter_token_latency_s", latency.inter_token_latency_s(delivered)),
-        ("end_to_end_s", latency.end_to_end_s(delivered)),
-    ):
-        found = latency.spread(name, values)
-        metrics.update(found)
-        if not found:
-            reason = "no request delivered a second token" if delivered else "no request delivered a token"
-            missing.update({f"{name}_{statistic}": reason for statistic in ("mean", "median", "p99")})
+def _why_untimed(cell: Cell, counts: StepCounts | None, method: str, delivered: bool) -> dict[str, str]:
+    """The reason for each metric of the client's clock, if it is missing."""
+    second = "no request delivered a second token" if delivered else "no request delivered a token"
+    reasons = {
+        "output_tps": "no request delivered a token",
+        "steady_output_tps": f"the batch of {cell.batch_size} was never full",
+        "user_tps": "no request's tokens arrived at more than one moment",
+    }
+    for name in ("ttft_s", "inter_token_latency_s", "end_to_end_s"):
+        reasons.update(dict.fromkeys((f"{name}_{each}" for each in ("mean", "median", "p99")), second))
+    return reasons | dict.fromkeys(_STEP_LATENCY, _no_steps(counts, method))
 
 
 def _accept(
@@ -216,142 +182,48 @@ def _per_position(counts: StepCounts) -> dict[str, tuple[float, ...]]:
     }
 
 
-def _tallies(
-    prompts: Sequence[Prompt], delivered: Sequence[RequestRecord], counted: Mapping[int, StepCounts]
-) -> tuple[PromptTally, ...]:
-    """Each prompt's share, sorted by question id; prompts that delivered nothing have none."""
-    of_prompt: dict[str, list[RequestRecord]] = defaultdict(list)
-    for request in delivered:
-        of_prompt[request.question_id].append(request)
-    tallies = []
-    for prompt in sorted(prompts, key=lambda prompt: prompt.question_id):
-        requests = of_prompt.get(prompt.question_id)
-        if not requests:
-            continue
-        counts = acceptance.total(counted[id(r)] for r in requests) if counted else None
-        tallies.append(
-            PromptTally(
-                question_id=prompt.question_id,
-                digest=prompt.digest,
-                requests=len(requests),
-                output_tokens=sum(request.output_tokens for request in requests),
-                steps=counts.steps if counts else None,
-                drafted_steps=counts.drafted_steps if counts else None,
-                accepted_per_position=(
-                    counts.accepted_per_position if counts and counts.drafted_steps is not None else None
-                ),
-                decode_s=sum(map(throughput.decode_s, requests)),
-                elapsed_s=sum(map(throughput.elapsed_s, requests)),
-            )
-        )
-    return tuple(tallies)
+def _merged(rounds: Sequence[Sequence[PromptTally]]) -> tuple[PromptTally, ...]:
+    """Each prompt's sum over rounds, sorted by question id."""
+    of_prompt: dict[str, PromptTally] = {}
+    for tally in (tally for tallies in rounds for tally in tallies):
+        before = of_prompt.get(tally.question_id)
+        of_prompt[tally.question_id] = tally if before is None else _sum_of(before, tally)
+    return tuple(of_prompt[question_id] for question_id in sorted(of_prompt))
 
 
-def _problems(
-    method: str,
-    rounds: Sequence[RoundRecord],
-    prompts: Sequence[Prompt],
-    delivered: Sequence[RequestRecord],
-    complete: bool,
-) -> list[str]:
-    """Why no verdict can be drawn, one line for each kind of problem, naming its first case."""
-    requests = [request for round_ in rounds for request in round_.requests]
-    if not requests:
-        return ["no request was sent"]
-    problems = []
-    failed = [request for request in requests if request.error is not None]
-    if failed:
-        problems.append(
-            f"{len(failed)} of {len(requests)} requests failed, first {_name(failed[0])}: {failed[0].error}"
-        )
-    problems += _unaccounted(rounds, prompts)
-    silent = [r for r in requests if r.error is None and (r.output_tokens <= 0 or not r.arrivals)]
-    if silent:
-        problems.append(
-            f"{len(silent)} of {len(requests)} requests delivered no token, first {_name(silent[0])}"
-        )
+def _sum_of(one: PromptTally, other: PromptTally) -> PromptTally:
+    def both(first: int | None, second: int | None) -> int | None:
+        return None if first is None or second is None else first + second
 
-    busy = max(round_.client_busy for round_ in rounds)
-    if busy > _CLIENT_OVERLOADED:
-        problems.append(
-            f"the client was overloaded: it computed {busy:.0%} of the time, so that its speed was measured and not "
-            "the engine's; use a smaller batch size, or a machine with a free core"
-        )
-
-    uncounted = [r for r in delivered if _counts_of(method, r) is None]
-    per_server = not complete and all(round_.server_counters is not None for round_ in rounds)
-    if uncounted and not per_server and method != UNKNOWN:
-        problems.append(
-            "the engine sent no counters"
-            if not any(request.counters for request in delivered)
-            else f"the engine sent no counters for {len(uncounted)} of {len(delivered)} requests, "
-            f"first {_name(uncounted[0])}"
-        )
-    if per_server:
-        for number, round_ in enumerate(rounds):
-            assert round_.server_counters is not None
-            answered = [r for r in round_.requests if r.error is None and r.output_tokens > 0]
-            tokens = sum(request.output_tokens for request in answered)
-            why = acceptance.inconsistency(method, tokens, round_.server_counters, len(answered))
-            if why and not failed:
-                problems.append(f"the server's counters of round {number + 1} are inconsistent: {why}")
-    if complete and not failed:
-        for number, round_ in enumerate(rounds):
-            own = acceptance.total(c for r in round_.requests if (c := _counts_of(method, r)) is not None)
-            shared = round_.server_counters
-            if shared is not None and (why := acceptance.disagreement(own, shared)):
-                problems.append(f"in round {number + 1} {why}: is it serving somebody else?")
-    wrong = [
-        (request, why)
-        for request in delivered
-        if request.counters is not None
-        and (why := acceptance.inconsistency(method, request.output_tokens, request.counters))
-    ]
-    if wrong:
-        request, why = wrong[0]
-        problems.append(
-            f"inconsistent counters in {len(wrong)} of {len(delivered)} requests, first {_name(request)}: {why}"
-        )
-    return problems
+    first, second = one.accepted_per_position, other.accepted_per_position
+    return replace(
+        one,
+        requests=one.requests + other.requests,
+        output_tokens=one.output_tokens + other.output_tokens,
+        steps=both(one.steps, other.steps),
+        drafted_steps=both(one.drafted_steps, other.drafted_steps),
+        accepted_per_position=(
+            None
+            if first is None or second is None
+            else tuple(map(sum, zip_longest(first, second, fillvalue=0)))
+        ),
+        latched=both(one.latched, other.latched),
+    )
 
 
-def _unaccounted(rounds: Sequence[RoundRecord], prompts: Sequence[Prompt]) -> list[str]:
-    """Requests that should be there and are not, or are and should not: sent = finished + failed."""
-    turns_of = {prompt.question_id: len(prompt.turns) for prompt in prompts}
-    lost: list[str] = []
-    stray: list[str] = []
-    for number, round_ in enumerate(rounds, start=1):
-        seen = Counter((r.question_id, r.repeat, r.turn) for r in round_.requests)
-        broken = {(r.question_id, r.repeat) for r in round_.requests if r.error is not None}
-        sent = {(r.question_id, r.repeat) for r in round_.requests}
-        stray += [
-            f"{_called(*key)}, round {number}"
-            for key, times in seen.items()
-            if times > 1 or key[2] >= turns_of.get(key[0], 0)
-        ]
-        for question_id, repeat in sorted(sent | {(question_id, 0) for question_id in turns_of}):
-            if (question_id, repeat) in broken:
-                continue  # its later turns cannot follow a failed one, and the failure is told already
-            lost += [
-                f"{_called(question_id, repeat, turn)}, round {number}"
-                for turn in range(turns_of.get(question_id, 0))
-                if (question_id, repeat, turn) not in seen
-            ]
-    problems = []
-    if lost:
-        problems.append(f"{len(lost)} requests are unaccounted for, first {lost[0]}")
-    if stray:
-        problems.append(f"{len(stray)} requests were not asked for or came twice, first {stray[0]}")
-    return problems
+def _together(rounds: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """The problems of all rounds: one that is in every round once, another with the first round it was in."""
+    first: dict[str, int] = {}
+    for number, problems in enumerate(rounds, start=1):
+        for problem in problems:
+            first.setdefault(problem, number)
+    return tuple(
+        problem if all(problem in problems for problems in rounds) else f"round {number}: {problem}"
+        for problem, number in first.items()
+    )
 
 
-def _notes(
-    method: str,
-    rounds: Sequence[RoundRecord],
-    prompts: Sequence[Prompt],
-    delivered: Sequence[RequestRecord],
-    pooled: StepCounts | None,
-) -> list[str]:
+def _notes(method: str, rounds: Sequence[MeasuredRound], pooled: StepCounts | None) -> list[str]:
     """What a reader of the numbers should know."""
     notes = []
     if pooled is not None and pooled.uncertain_steps and pooled.steps:
@@ -360,7 +232,7 @@ def _notes(
             f"acceptance length is an upper bound: the engine counts drafted steps only, and does not tell the "
             f"drafts accepted past the end of the output; it lies in {low:.4f} .. {high:.4f}"
         )
-    if any(request.counters is not None and request.counters.source == ESTIMATED for request in delivered):
+    if any(round_.estimated for round_ in rounds):
         notes.append(
             "acceptance length is estimated: each stream event was taken for a step, and servers put several "
             "steps into one event when they or the network are behind"
@@ -370,39 +242,33 @@ def _notes(
         undrafted = pooled.steps - pooled.drafted_steps
         if undrafted:
             notes.append(f"{undrafted} of {pooled.steps} steps had no draft, as after a preemption")
-    repeats = max((request.repeat for round_ in rounds for request in round_.requests), default=0)
+    repeats = max(round_.repeats for round_ in rounds)
     if repeats:
-        notes.append(
-            f"{len(prompts)} prompts are fewer than the batch holds: some were sent {repeats + 1} times a round"
-        )
-    at_once = sum(request.output_tokens > 1 and not throughput.is_timed(request) for request in delivered)
+        prompts = max(len(round_.tallies) for round_ in rounds)
+        notes.append(f"{prompts} prompts are fewer than a round sends: some were sent {repeats + 1} times")
+    at_once = sum(round_.at_once for round_ in rounds)
     if at_once:
         notes.append(
             f"{at_once} requests' tokens arrived all at once; user TPS and step latency leave them out"
         )
-    busy = max((round_.client_busy for round_ in rounds), default=0.0)
-    if _CLIENT_BUSY < busy <= _CLIENT_OVERLOADED:
+    busy = max(round_.client_busy for round_ in rounds)
+    if _CLIENT_BUSY < busy <= CLIENT_OVERLOADED:
         notes.append(f"the client computed {busy:.0%} of the time: latencies may be its own")
-    streamed = sum(arrival.tokens for request in delivered for arrival in request.arrivals)
-    usage = sum(request.output_tokens for request in delivered)
+    late_s = max(round_.loop_lag_s_p99 for round_ in rounds)
+    if _CLIENT_LATE_S < late_s <= CLIENT_LATE_S:
+        notes.append(f"the client came up to {1000 * late_s:.0f} ms late to what had arrived (p99)")
+    streamed = sum(round_.streamed_tokens for round_ in rounds)
+    usage = sum(tally.output_tokens for round_ in rounds for tally in round_.tallies)
     if streamed != usage:
         notes.append(f"the streams held {streamed} tokens, and the engine counted {usage}")
-    untold = sum(request.prompt_tokens is None for request in delivered)
+    if any(tally.latched is None for round_ in rounds for tally in round_.tallies):
+        notes.append("the engine tells no token ids: nobody looked whether outputs repeat themselves")
+    untold = sum(round_.untold_prompt_tokens for round_ in rounds)
     if untold:
         notes.append(f"{untold} requests came without a count of their prompt tokens")
     return notes
 
 
-def _counter_source(rounds: Sequence[RoundRecord], delivered: Sequence[RequestRecord]) -> str | None:
-    own = {request.counters.source for request in delivered if request.counters is not None}
-    shared = {round_.server_counters.source for round_ in rounds if round_.server_counters is not None}
-    return ", ".join(sorted(own or shared)) or None
-
-
-def _name(request: RequestRecord) -> str:
-    return _called(request.question_id, request.repeat, request.turn)
-
-
-def _called(question_id: str, repeat: int, turn: int) -> str:
-    again = f" repeat {repeat}" if repeat else ""
-    return f"{question_id}{again} turn {turn + 1}"
+def _listed(texts: Iterable[str | None]) -> str | None:
+    """Each once, in alphabetical order; None where there is none."""
+    return ", ".join(sorted({text for text in texts if text})) or None

@@ -22,15 +22,25 @@ class PromptTally:
     """Decode steps of the target model, drafted or not; None where the engine counts per server only."""
     drafted_steps: int | None
     accepted_per_position: tuple[int, ...] | None
-    decode_s: float
-    """Seconds from the first to the last token, summed over requests."""
-    elapsed_s: float
-    """Seconds from sending to the last token, summed over requests."""
+    latched: int | None = None
+    """Requests whose output repeats itself (`metrics.degenerate`); None where the engine sends no token ids."""
 
     @property
     def decode_tokens(self) -> int:
         """Output tokens that came from decode steps: all but each request's first, which prefill yields."""
         return self.output_tokens - self.requests
+
+
+@dataclass(frozen=True)
+class RoundFigures:
+    """What one round of a cell came to: the replicate that throughput is judged by. None: not measured."""
+
+    output_tps: float | None
+    user_tps: float | None
+    acceptance_length: float | None
+    step_latency_s: float | None
+    """Mean over steps."""
+    speedup: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,11 +53,11 @@ class Measurement:
     prompts: tuple[PromptTally, ...]
     per_position: Mapping[str, tuple[float, ...]]
     """`conditional_acceptance_rate` and `joint_acceptance_rate` by position, `histogram` of accepted drafts."""
-    rounds: int
+    rounds: tuple[RoundFigures, ...]
+    """In the order in which they were measured."""
     sent: int
     finished: int
     failed: int
-    round_output_tps: tuple[float, ...]
     missing: Mapping[str, str]
     """Why a metric is absent, in words for a person: metric name -> reason."""
     problems: tuple[str, ...] = ()
@@ -55,6 +65,8 @@ class Measurement:
     notes: tuple[str, ...] = ()
     """What a reader should know: counters' source, undetermined overshoot, repeated prompts."""
     counter_source: str | None = None
+    random_control: Mapping[str, float] | None = None
+    """Metrics of one round on random tokens of the same input lengths; None where it was not asked for."""
     tokenization: str = ""
     prompt_tokens: int = 0
     """Input tokens of all requests; a change betrays another tokenizer or chat template."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pytest_speedbench.load.records import RequestRecord, RoundRecord
+
+DIP_S = 0.05
+"""A batch that is full again after so long was full all the time. A slot that is free takes the next prompt within
+milliseconds; to leave these out would leave out the tokens that arrive in them, and they come in bursts: one step of
+the whole batch, while the first request of it to end has no successor yet."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,22 @@ def in_flight(requests: Sequence[RequestRecord]) -> tuple[Interval, ...]:
     return tuple(intervals)
 
 
+def full_batch(round_: RoundRecord) -> tuple[tuple[float, float], ...]:
+    """(start, end) in seconds of the stretches in which the batch was full, in order.
+
+    Dips of at most `DIP_S` between them are part of them.
+    """
+    stretches: list[tuple[float, float]] = []
+    for part in in_flight(round_.requests):
+        if part.in_flight < round_.batch_size:
+            continue
+        if stretches and part.start_s - stretches[-1][1] <= DIP_S:
+            stretches[-1] = (stretches[-1][0], part.end_s)
+        else:
+            stretches.append((part.start_s, part.end_s))
+    return tuple(stretches)
+
+
 def steady_output_tps(rounds: Sequence[RoundRecord]) -> float | None:
     """Output tokens per second while the batch was full; None if it never was.
 
@@ -55,15 +78,26 @@ def steady_output_tps(rounds: Sequence[RoundRecord]) -> float | None:
     tokens = 0
     seconds = 0.0
     for round_ in rounds:
-        full = [part for part in in_flight(round_.requests) if part.in_flight >= round_.batch_size]
-        starts = [part.start_s for part in full]
-        seconds += sum(part.end_s - part.start_s for part in full)
+        stretches = full_batch(round_)
+        seconds += sum(end_s - start_s for start_s, end_s in stretches)
+        starts = np.array([start_s for start_s, _ in stretches])
+        ends = np.array([end_s for _, end_s in stretches])
         for request in round_.requests:
-            for arrival in request.arrivals:
-                index = bisect_right(starts, arrival.received_s) - 1
-                if index >= 0 and arrival.received_s <= full[index].end_s:
-                    tokens += arrival.tokens
+            received_s = moments(request)
+            begun = np.searchsorted(starts, received_s, side="right")
+            over = np.searchsorted(ends, received_s, side="left")
+            tokens += int(counts(request)[begun > over].sum())
     return tokens / seconds if seconds > 0 else None
+
+
+def moments(request: RequestRecord) -> NDArray[np.float64]:
+    """When a request's tokens arrived: monotonic clock in seconds, one value per arrival."""
+    return np.asarray(request.arrivals.received_s, dtype=np.float64)
+
+
+def counts(request: RequestRecord) -> NDArray[np.uint32]:
+    """How many tokens arrived at each of its `moments`."""
+    return np.asarray(request.arrivals.tokens, dtype=np.uint32)
 
 
 def user_tps(requests: Sequence[RequestRecord]) -> float | None:
@@ -85,9 +119,9 @@ def is_timed(request: RequestRecord) -> bool:
 
 def decode_s(request: RequestRecord) -> float:
     """Seconds from the first to the last token: the time of all decode steps."""
-    return request.arrivals[-1].received_s - request.arrivals[0].received_s if request.arrivals else 0.0
+    return request.arrivals.received_s[-1] - request.arrivals.received_s[0] if request.arrivals else 0.0
 
 
 def elapsed_s(request: RequestRecord) -> float:
     """Seconds from sending to the last token."""
-    return request.arrivals[-1].received_s - request.sent_s if request.arrivals else 0.0
+    return request.arrivals.received_s[-1] - request.sent_s if request.arrivals else 0.0

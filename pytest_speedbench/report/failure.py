@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_speedbench.gate.checks import SEVERITY, Check, Verdict
-from pytest_speedbench.report.words import cell_line, number, percent, target_line
+from pytest_speedbench.report.cause_text import cause_lines
+from pytest_speedbench.report.words import cell_line, listed, loss, number, percent, target_line, wrapped
+from pytest_speedbench.vocabulary import ACCEPTANCE
 
 if TYPE_CHECKING:
     from pytest_speedbench.gate.cause import Cause
     from pytest_speedbench.report.results import CellResult
     from pytest_speedbench.settings import Target
 
-WIDTH = 79
-"""A terminal of 80 columns shows every line whole."""
 MARGIN = 20
 """Columns before the numbers."""
 
@@ -43,22 +42,27 @@ def failure_text(
         Lines of at most 79 columns.
     """
     measurement = result.measurement
-    lines = [f"{cell_line(measurement.cell)}: {_gist(checks, result.cause)}", target_line(target)]
+    lines = wrapped(f"{cell_line(measurement.cell)}: {_gist(checks, result.cause)}")
+    lines.append(target_line(target))
     for check in checks:
         lines += _check_lines(check)
     if result.cause is not None:
-        lines += _cause_lines(result.cause)
+        regressed = {check.metric for check in result.checks if check.verdict is Verdict.REGRESSION}
+        breakdown = result.cause.breakdown
+        lines += cause_lines(result.cause, parts=breakdown is not None and breakdown.metric in regressed)
+    lines += _unsure_lines(checks)
+    if result.pattern is not None:
+        lines += wrapped(f"pattern: {result.pattern.sentence}", 2, 4)
     for differs in dict.fromkeys(line for check in checks for line in check.differs):
-        lines += _wrapped(f"differs from the baseline: {differs}")
+        lines += wrapped(f"differs from the baseline: {differs}", 2, 4)
     for note in measurement.notes:
-        lines += _wrapped(f"note: {note}")
-    paired = max((check.paired for check in checks if check.ratio is not None), default=None)
-    if paired is not None:
-        lines += _wrapped(f"{paired} of {len(measurement.prompts)} prompts paired with {baseline}")
+        lines += wrapped(f"note: {note}", 2, 4)
+    lines += _compared_lines([check for check in checks if check.ratio is not None], baseline)
     if log is not None:
         lines.append(f"  engine log: {log}")
     verdicts = {check.verdict for check in checks}
-    if save_command is not None and Verdict.INVALID not in verdicts:
+    worth_storing = Verdict.INVALID not in verdicts and verdicts != {Verdict.INCONCLUSIVE}
+    if save_command is not None and worth_storing:
         new = Verdict.NO_BASELINE in verdicts
         lines.append(
             "  to store this run as the baseline:"
@@ -96,28 +100,44 @@ def _check_lines(check: Check) -> list[str]:
         verdict += f" (by more than {100 * check.tolerance:.3g} %): the baseline is stale"
     elif check.ratio is not None:
         verdict += f" (tolerance -{100 * check.tolerance:.3g} %)"
-    if check.reasons:
-        verdict += f": {'; '.join(check.reasons)}"
-    return lines + _wrapped(verdict, MARGIN, MARGIN + 2)
+    reasons = list(check.reasons)
+    if check.verdict is Verdict.INCONCLUSIVE and check.detectable_loss is not None:
+        reasons.insert(0, f"could have seen a loss of {loss(check.detectable_loss)}")
+    if reasons:
+        verdict += f"{';' if check.verdict is Verdict.IMPROVEMENT else ':'} {'; '.join(reasons)}"
+    return lines + wrapped(verdict, MARGIN, MARGIN + 2)
 
 
-def _cause_lines(cause: Cause) -> list[str]:
-    lines = _wrapped(f"cause: {cause.word}. {cause.reason[:1].upper()}{cause.reason[1:]}", 2, 4)
-    if cause.positions:
-        fell = ", ".join(
-            f"{each.position}: {each.baseline:.3f} -> {each.value:.3f}" for each in cause.positions
-        )
-        lines += _wrapped(f"accepted less often at position {fell}", 2, 4)
-    return lines
+def _unsure_lines(checks: Sequence[Check]) -> list[str]:
+    """What would settle a cell in which nothing is worse than inconclusive.
 
-
-def _wrapped(text: str, first: int = 2, rest: int = 4) -> list[str]:
-    lines = textwrap.wrap(
-        text.replace(" %", "\N{NO-BREAK SPACE}%"),  # a number keeps its unit
-        WIDTH,
-        initial_indent=" " * first,
-        subsequent_indent=" " * rest,
-        break_long_words=False,
-        break_on_hyphens=False,
+    Acceptance length is known by its prompts, and all else by its rounds.
+    """
+    worst = max((check.verdict for check in checks), key=SEVERITY.index)
+    if worst is not Verdict.INCONCLUSIVE:
+        return []
+    unsure = {check.metric for check in checks if check.verdict is worst}
+    more = (
+        "prompts or rounds (--speedbench-limit, --speedbench-max-rounds)"
+        if unsure & set(ACCEPTANCE)
+        else "rounds (--speedbench-max-rounds)"
     )
-    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
+    return wrapped(f"to be surer, measure more {more}, or allow more (--speedbench-tolerance)", 2, 4)
+
+
+def _compared_lines(compared: Sequence[Check], baseline: str) -> list[str]:
+    """How much was compared: prompts that are in both, and rounds of either."""
+    lines: list[str] = []
+    paired = max(compared, key=lambda check: check.paired, default=None)
+    if paired is not None and paired.paired:
+        lines += wrapped(f"{paired.paired} of {paired.prompts} prompts paired with {baseline}", 2, 4)
+    rounds: dict[str, list[str]] = {}
+    for check in compared:
+        if check.rounds and check.baseline_rounds:
+            ours = f"{check.rounds} round{'' if check.rounds == 1 else 's'}"
+            rounds.setdefault(f"{ours} against {check.baseline_rounds}", []).append(check.metric)
+    if len(rounds) == 1:
+        return [*lines, f"  {next(iter(rounds))}"]
+    return lines + [
+        line for text, metrics in rounds.items() for line in wrapped(f"{text} for {listed(metrics)}", 2, 4)
+    ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_speedbench.metrics.names import UNITS
+from pytest_speedbench.report.sight_text import seen
 from pytest_speedbench.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ def write(path: Path, result: RunResult) -> None:
 
 def document(result: RunResult) -> dict[str, Any]:
     """The document, as plain JSON data."""
+    found, unseeing = seen(result.cells)
     return {
         "schema_version": SCHEMA_VERSION,
         "target": {**asdict(result.target), "engine_args": list(result.target.engine_args)},
@@ -44,6 +47,10 @@ def document(result: RunResult) -> dict[str, Any]:
         "warnings": list(result.warnings),
         "notices": list(result.notices),
         "messages": list(result.messages),
+        "patterns": [_plain(pattern) for pattern in result.patterns],
+        "break_evens": [_plain(each) for each in result.break_evens],
+        "detectable_losses": [_plain(each) for each in found],
+        "blind_checks": [_plain(each) for each in unseeing],
         "cells": [_cell(cell) for cell in result.cells],
     }
 
@@ -55,9 +62,9 @@ def _cell(cell: CellResult) -> dict[str, Any]:
         "id": measurement.cell.id,
         "metrics": dict(measurement.metrics),
         "missing": dict(measurement.missing),
+        "random_control": measurement.random_control,
         "per_position": {name: list(values) for name, values in measurement.per_position.items()},
-        "rounds": measurement.rounds,
-        "round_output_tps": list(measurement.round_output_tps),
+        "rounds": [_plain(figures) for figures in measurement.rounds],
         "requests": {
             "sent": measurement.sent,
             "finished": measurement.finished,
@@ -68,14 +75,20 @@ def _cell(cell: CellResult) -> dict[str, Any]:
         "counter_source": measurement.counter_source,
         "problems": list(measurement.problems),
         "notes": list(measurement.notes),
-        "prompts": [_listed(asdict(tally)) for tally in measurement.prompts],
+        "prompts": [_plain(tally) for tally in measurement.prompts],
         "verdicts": {
-            check.metric: _listed({**asdict(check), "verdict": check.verdict.value}) for check in cell.checks
+            check.metric: {**_plain(check), "verdict": check.verdict.value} for check in cell.checks
         },
-        "cause": None if cell.cause is None else _listed(asdict(cell.cause)),
+        "cause": None if cell.cause is None else _plain(cell.cause),
     }
 
 
-def _listed(entry: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no tuples."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in entry.items()}
+def _plain(data: Any) -> Any:
+    """A dataclass as JSON has it: objects and lists, and the names of fields."""
+    if is_dataclass(data):
+        return {item.name: _plain(getattr(data, item.name)) for item in fields(data)}
+    if isinstance(data, Mapping):
+        return {str(key): _plain(value) for key, value in data.items()}
+    if isinstance(data, tuple):
+        return [_plain(value) for value in data]
+    return data

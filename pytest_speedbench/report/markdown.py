@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.report.terminal import table
+from pytest_speedbench.report.terminal import findings, table
 from pytest_speedbench.report.words import data_line, target_line
 from pytest_speedbench.whole_file import write_whole
 
@@ -40,6 +40,8 @@ def text(result: RunResult) -> str:
         "```text",
         *(line for line, _ in table(result.cells, saving=result.saving)),
         "```",
+        "",
+        *(f"- {finding}" for finding, _ in findings(result)),
     ]
     failures = [cell.failure for cell in result.cells if cell.failure]
     for title, texts in (("What failed", failures), ("What to look at", result.notices)):

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_speedbench.engines.base import Hardware
     from pytest_speedbench.gate.baseline import Conditions
+    from pytest_speedbench.gate.breakeven import BreakEven
     from pytest_speedbench.gate.cause import Cause
     from pytest_speedbench.gate.checks import Check
+    from pytest_speedbench.gate.pattern import Pattern
     from pytest_speedbench.metrics.measurement import Measurement
     from pytest_speedbench.settings import Target
 
@@ -24,6 +26,8 @@ class CellResult:
     """Set where a check is a regression."""
     failure: str | None = None
     """The text that failed a test, if one did."""
+    pattern: Pattern | None = None
+    """Of a mean cell: what the losses of its categories have in common."""
 
 
 @dataclass(frozen=True)
@@ -46,3 +50,7 @@ class RunResult:
     """Whether this run's measurements become the baseline: nothing is judged then."""
     messages: tuple[str, ...]
     """What became of the baseline file and the reports."""
+    patterns: tuple[Pattern, ...] = ()
+    """What losses of acceptance length have in common, by split and batch size."""
+    break_evens: tuple[BreakEven, ...] = ()
+    """Up to which batch size speculation pays, by split; where its speedup was measured."""

@@ -1,4 +1,4 @@
-"""The table at the end of a run: one line per cell, then the mean over categories."""
+"""The end of a run: one line per cell, and what can be said of all of them together."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_speedbench.gate.checks import SEVERITY, Verdict
-from pytest_speedbench.report.words import data_line, number, percent, target_line
+from pytest_speedbench.report.sight_text import blind_lines, seen, sight_line
+from pytest_speedbench.report.words import data_line, number, percent, target_line, wrapped
 
 if TYPE_CHECKING:
+    from pytest_speedbench.metrics.measurement import Measurement
     from pytest_speedbench.report.results import CellResult, RunResult
 
 Line = tuple[str, "str | None"]
@@ -39,16 +41,58 @@ def summary(result: RunResult) -> list[Line]:
     ]
     if result.cells:
         lines += table(result.cells, saving=result.saving)
+    lines += [(line, color) for text, color in findings(result) for line in wrapped(text)]
     for notice in result.notices:
         lines += [("", None), *((line, "yellow") for line in notice.splitlines())]
     lines += [(f"warning: {text}", "yellow") for text in result.warnings]
     return lines + [(text, None) for text in result.messages]
 
 
-def table(cells: Sequence[CellResult], *, saving: bool = False) -> list[Line]:
-    """One line per cell, then one per split and batch size with the unweighted mean over its categories.
+def findings(result: RunResult) -> list[Line]:
+    """What a run says beyond its cells, one paragraph each, unwrapped.
 
-    The last column shows the verdict, and the change of the judged metric that fell most.
+    These are patterns of loss that no failure tells already, the break-even points, and what could have been seen.
+
+    Args:
+        result: of the run.
+    """
+    told = {
+        (cell.pattern.split, cell.pattern.batch_size)
+        for cell in result.cells
+        if cell.pattern is not None and cell.failure is not None
+    }
+    lines: list[Line] = [
+        (f"{pattern.split}, batch size {pattern.batch_size}: {pattern.sentence}", "red")
+        for pattern in result.patterns
+        if (pattern.split, pattern.batch_size) not in told
+    ]
+    lines += [(each.text, None) for each in result.break_evens]
+    lines += [(text, None) for cell in result.cells if (text := _random_control(cell.measurement))]
+    found, unseeing = seen(result.cells)
+    line = sight_line(found)
+    if line is not None and not result.saving:
+        lines.append((line, None))
+    if not result.saving:
+        lines += [(text, "yellow") for text in blind_lines(result.cells, unseeing)]
+    return lines
+
+
+def _random_control(measurement: Measurement) -> str | None:
+    """How far random tokens would have misled whoever takes them for text."""
+    control, real = measurement.random_control, measurement.metrics
+    if control is None or not {"output_tps", "acceptance_length"} <= set(real):
+        return None
+    changes = {name: percent(value / real[name]) for name, value in control.items()}
+    return (
+        f"{measurement.cell.id}: random tokens in place of these prompts give output TPS {changes['output_tps']} and "
+        f"acceptance length {changes['acceptance_length']}; they are judged by nothing"
+    )
+
+
+def table(cells: Sequence[CellResult], *, saving: bool = False) -> list[Line]:
+    """One line per cell; a mean over categories is a cell like others.
+
+    The last column shows the worst verdict, and the change of the metric that fell most of those that have it.
 
     Args:
         cells: in the order of the lines.
@@ -59,7 +103,6 @@ def table(cells: Sequence[CellResult], *, saving: bool = False) -> list[Line]:
         (["cell", *(COLUMNS[metric] for metric in shown), "verdict"], None)
     ]
     rows += [(_cell_row(cell, shown, saving), _color(cell, saving)) for cell in cells]
-    rows += [(row, None) for row in _mean_rows(cells, shown)]
     widths = [max(len(row[column]) for row, _ in rows) for column in range(len(shown) + 2)]
     return [(_line(row, widths), color) for row, color in rows]
 
@@ -79,7 +122,9 @@ def _cell_row(cell: CellResult, shown: Sequence[str], saving: bool) -> list[str]
 
 def _verdict(cell: CellResult, saving: bool) -> str:
     worst = _worst(cell)
-    ratios = [check.ratio for check in cell.checks if check.ratio is not None]
+    ratios = [
+        check.ratio for check in cell.checks if check.ratio is not None and (saving or check.verdict is worst)
+    ]
     name = "measured" if worst is None or (saving and worst is not Verdict.INVALID) else worst.value
     return f"{name} {percent(min(ratios))}" if ratios else name
 
@@ -93,35 +138,3 @@ def _worst(cell: CellResult) -> Verdict | None:
 def _color(cell: CellResult, saving: bool) -> str | None:
     worst = _worst(cell)
     return None if worst is None or (saving and worst is not Verdict.INVALID) else COLORS[worst]
-
-
-def _mean_rows(cells: Sequence[CellResult], shown: Sequence[str]) -> list[list[str]]:
-    groups: dict[tuple[str, int], list[CellResult]] = {}
-    for cell in cells:
-        groups.setdefault((cell.measurement.cell.split, cell.measurement.cell.batch_size), []).append(cell)
-    return [
-        [f"{split}-mean-bs{batch_size}", *(_mean(members, metric) for metric in shown), _mean_change(members)]
-        for (split, batch_size), members in groups.items()
-        if len(members) > 1
-    ]
-
-
-def _mean(cells: Sequence[CellResult], metric: str) -> str:
-    values = [cell.measurement.metrics.get(metric) for cell in cells]
-    known = [value for value in values if value is not None]
-    return number(metric, sum(known) / len(known)) if len(known) == len(values) else "-"
-
-
-def _mean_change(cells: Sequence[CellResult]) -> str:
-    """Change of the mean of the first metric that was judged in every category."""
-    for metric in COLUMNS:
-        checks = [check for cell in cells for check in cell.checks if check.metric == metric]
-        pairs = [
-            (check.value, check.baseline)
-            for check in checks
-            if check.ratio and check.value and check.baseline
-        ]
-        if pairs and len(pairs) == len(cells):
-            change = percent(sum(value for value, _ in pairs) / sum(baseline for _, baseline in pairs))
-            return f"{COLUMNS[metric]} {change}"
-    return ""

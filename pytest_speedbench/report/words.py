@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,16 @@ if TYPE_CHECKING:
     from pytest_speedbench.cells import Cell
     from pytest_speedbench.gate.baseline import Conditions
     from pytest_speedbench.settings import Target
+
+WIDTH = 79
+"""A terminal of 80 columns shows every line whole."""
+METRICS = {
+    "acceptance_length": "acceptance length",
+    "output_tps": "output TPS",
+    "user_tps": "user TPS",
+    "speedup": "speedup",
+}
+"""Gated metrics as they are called in a sentence."""
 
 
 def number(metric: str, value: float) -> str:
@@ -40,7 +52,37 @@ def method(name: str, draft_length: int) -> str:
 
 def cell_line(cell: Cell) -> str:
     """A cell in words: `qualitative / coding / batch size 32`."""
-    return f"{cell.split} / {cell.category} / batch size {cell.batch_size}"
+    category = "mean over categories" if cell.is_mean else cell.category
+    return f"{cell.split} / {category} / batch size {cell.batch_size}"
+
+
+def loss(share: float) -> str:
+    """A relative loss without a sign: 0.021 is `2.1 %`."""
+    return f"{100 * share:.1f} %"
+
+
+def listed(texts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
+def wrapped(text: str, first: int = 0, rest: int = 2) -> list[str]:
+    """A text in lines of at most 79 columns, no number apart from its unit.
+
+    Args:
+        text: one paragraph.
+        first: columns to indent the first line by.
+        rest: columns to indent the others by.
+    """
+    lines = textwrap.wrap(
+        text.replace(" %", "\N{NO-BREAK SPACE}%"),
+        WIDTH,
+        initial_indent=" " * first,
+        subsequent_indent=" " * rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
 def data_line(conditions: Conditions) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from pytest_speedbench.data import Dataset, Prompt, load
 from pytest_speedbench.data.checks import PLACEHOLDER
+from pytest_speedbench.engines.reference.vocabulary import FIRST_PIECE, built_in
 from pytest_speedbench.errors import DataError
 from pytest_speedbench.vocabulary import DOMAINS, SPLITS, categories_of
 from tests.data.prepared import Row, row, split_rows, write_jsonl, write_messages, write_parquet
@@ -282,6 +284,55 @@ def test_a_long_value_of_several_lines_stays_one_short_line(tmp_path: Path) -> N
     write_jsonl(tmp_path / "qualitative.jsonl", [row(category="no\ncategory" * 50)])
 
     assert len(refusal(tmp_path)) < 300
+
+
+def random_tokens(seed: int) -> str:
+    chance = random.Random(seed)
+    vocabulary = built_in()
+    return vocabulary.decode([chance.randrange(FIRST_PIECE, len(vocabulary)) for _ in range(1000)])
+
+
+def throughput_rows(turn: Callable[[int], str]) -> list[Row]:
+    """The sample's prompts as a split of one's own, `mixed` replaced by what `turn` gives."""
+    prompts = load("throughput_1k", None).prompts
+    return [
+        row(
+            prompt.question_id,
+            prompt.category,
+            (turn(at) if prompt.category == "mixed" else prompt.turns[0],),
+        )
+        for at, prompt in enumerate(prompts)
+    ]
+
+
+def test_a_category_of_random_tokens_is_refused_in_a_throughput_split(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "throughput_1k.jsonl", throughput_rows(random_tokens))
+
+    assert refusal(tmp_path, "throughput_1k") == (
+        "DIR/throughput_1k.jsonl: the prompts of category `mixed` are random tokens, not text; they overstate the "
+        "speed of speculative decoding, since acceptance and expert routing differ from those of text; "
+        + PREPARE
+    )
+
+
+def test_random_tokens_in_a_category_that_is_not_asked_for_are_not_in_the_way(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "throughput_1k.jsonl", throughput_rows(random_tokens))
+
+    assert len(load("throughput_1k", tmp_path, ("low_entropy", "high_entropy")).prompts) == 16
+
+
+def test_a_throughput_split_of_text_is_fine(tmp_path: Path) -> None:
+    text = load("throughput_1k", None, ("mixed",)).prompts[0].turns[0]
+    write_jsonl(tmp_path / "throughput_1k.jsonl", throughput_rows(lambda at: f"{at} {text}"))
+
+    assert len(load("throughput_1k", tmp_path).prompts) == 24
+
+
+def test_a_qualitative_split_may_ask_about_noise(tmp_path: Path) -> None:
+    rows = [row(f"q{seed}", turns=(random_tokens(seed),)) for seed in range(8)]
+    write_jsonl(tmp_path / "qualitative.jsonl", rows)
+
+    assert len(load("qualitative", tmp_path).prompts) == 8
 
 
 TURN = st.text(min_size=1, max_size=40).filter(lambda turn: turn.strip() and PLACEHOLDER not in turn)

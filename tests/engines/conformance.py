@@ -40,12 +40,12 @@ from pytest_speedbench.load.progress import Progress
 from pytest_speedbench.load.records import RequestRecord, RoundRecord
 from pytest_speedbench.load.rounds import measure_rounds
 from pytest_speedbench.metrics.acceptance import histogram, inconsistency
-from pytest_speedbench.metrics.measure import build
 from pytest_speedbench.metrics.measurement import Measurement
 from pytest_speedbench.settings import Target
 from pytest_speedbench.vocabulary import QUALITATIVE
 from tests.engines.command_line import options_of
 from tests.engines.watch import Watch
+from tests.metrics.records import build
 
 if TYPE_CHECKING:
     import requests

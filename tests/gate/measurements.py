@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.gate.baseline import Baseline, Conditions, merge
 from pytest_speedbench.metrics.acceptance import conditional_acceptance_rate, histogram, joint_acceptance_rate
-from pytest_speedbench.metrics.measurement import Measurement, PromptTally
+from pytest_speedbench.metrics.measurement import Measurement, PromptTally, RoundFigures
 
 CELL = Cell("qualitative", "coding", 32)
 HARDWARE = "NVIDIA H100 80GB HBM3 x 8"
@@ -29,12 +30,12 @@ CONDITIONS = Conditions(
     engine_args=("--tensor-parallel-size=8",),
 )
 STEPS = (40, 45, 50, 55, 60, 65, 70, 75)
+SPEEDS = (0.99, 1.0, 1.01)
+"""Of three rounds, relative to their median: a machine that repeats itself within 1 %."""
 
 
-def tally(
-    question_id: str, steps: int, *, step_s: float = 0.01, wait_s: float = 0.05, tokens: int = 128
-) -> PromptTally:
-    """One request of a prompt: prefill, then `steps` steps of `step_s` seconds."""
+def tally(question_id: str, steps: int, *, tokens: int = 128, latched: int | None = None) -> PromptTally:
+    """One request of a prompt: prefill, then `steps` steps."""
     accepted = tokens - 1 - steps
     first = min(steps, accepted - accepted // 3 - accepted // 6)
     third = (accepted - first) // 3
@@ -46,8 +47,7 @@ def tally(
         steps=steps,
         drafted_steps=steps,
         accepted_per_position=(first, accepted - first - third, third),
-        decode_s=steps * step_s,
-        elapsed_s=wait_s + steps * step_s,
+        latched=latched,
     )
 
 
@@ -57,6 +57,7 @@ def measurement(
     cell: Cell = CELL,
     step_s: float = 0.01,
     wait_s: float = 0.05,
+    speeds: Sequence[float] = SPEEDS,
     metrics: Mapping[str, float | None] | None = None,
     prompts: Sequence[PromptTally] | None = None,
     problems: tuple[str, ...] = (),
@@ -65,29 +66,32 @@ def measurement(
     """A cell whose prompts took these numbers of steps for 128 tokens each, one after the other.
 
     Args:
-        steps: of each prompt, in the order of ids q0, q1, ...
+        steps: of each prompt, in the order of ids q0, q1, ...; the tallies are those of one round.
         cell: what was measured.
         step_s: seconds per step.
         wait_s: seconds to the first token.
+        speeds: of every round, relative to the figures that the rest gives; the metrics hold their median.
         metrics: replace computed ones; None removes one.
         prompts: instead of those that `steps` give.
         problems: of the measurement.
         missing: reasons of absent metrics.
     """
     tallies = (
-        tuple(tally(f"q{number}", count, step_s=step_s, wait_s=wait_s) for number, count in enumerate(steps))
+        tuple(tally(f"q{number}", count) for number, count in enumerate(steps))
         if prompts is None
         else tuple(prompts)
     )
     tokens = sum(item.output_tokens for item in tallies)
     decode_tokens = sum(item.decode_tokens for item in tallies)
     all_steps = sum(item.steps or 0 for item in tallies)
+    decode_s = sum((item.steps or 0) * step_s for item in tallies)
+    speed = median(speeds)
     computed: dict[str, float] = {
-        "output_tps": tokens / sum(item.elapsed_s for item in tallies),
-        "user_tps": decode_tokens / sum(item.decode_s for item in tallies),
-        "step_latency_s_mean": step_s,
+        "output_tps": speed * tokens / (len(tallies) * wait_s + decode_s),
+        "step_latency_s_mean": step_s / speed,
     }
     if all_steps:
+        computed["user_tps"] = speed * decode_tokens / decode_s
         computed["acceptance_length"] = decode_tokens / all_steps
         computed["drafted_acceptance_length"] = decode_tokens / all_steps
     for name, value in (metrics or {}).items():
@@ -104,16 +108,30 @@ def measurement(
             "joint_acceptance_rate": joint_acceptance_rate(all_steps, positions),
             "histogram": histogram(all_steps, positions),
         },
-        rounds=1,
+        rounds=tuple(_round(computed, each / speed) for each in speeds),
         sent=len(tallies),
         finished=len(tallies),
         failed=0,
-        round_output_tps=(computed.get("output_tps", 0.0),),
         missing=missing or {},
         problems=problems,
         counter_source="response",
         tokenization="engine",
         prompt_tokens=10 * len(tallies),
+    )
+
+
+def _round(metrics: Mapping[str, float], speed: float) -> RoundFigures:
+    """A round that was `speed` times as fast as the median one."""
+
+    def of(metric: str, factor: float) -> float | None:
+        return metrics[metric] * factor if metric in metrics else None
+
+    return RoundFigures(
+        output_tps=of("output_tps", speed),
+        user_tps=of("user_tps", speed),
+        acceptance_length=of("acceptance_length", 1.0),
+        step_latency_s=of("step_latency_s_mean", 1 / speed),
+        speedup=of("speedup", speed),
     )
 
 

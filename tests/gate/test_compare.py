@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -18,17 +19,25 @@ def check(
     run: Measurement,
     baseline: Baseline | None = None,
     *,
+    group: Sequence[Measurement] = (),
     tolerance: float = 0.03,
+    alpha: float = 0.01,
     conditions: Conditions = CONDITIONS,
     hardware: str = HARDWARE,
+    paired: bool = False,
+    degenerate_share: float = 0.1,
 ) -> Check:
     return compare(
         metric,
         run,
         baseline if baseline is not None else baseline_of(),
+        group=group or [run],
         tolerance=tolerance,
+        alpha=alpha,
         conditions=conditions,
         hardware_key=hardware,
+        paired=paired,
+        degenerate_share=degenerate_share,
     )
 
 
@@ -44,6 +53,9 @@ def test_the_same_run_again_is_exactly_the_baseline() -> None:
     found = check("acceptance_length", measurement())
     assert (found.verdict, found.ratio, found.ci_low, found.ci_high) == (Verdict.PASS, 1, 1, 1)
     assert (found.paired, found.prompts, found.reasons, found.differs) == (8, 8, (), ())
+    assert (found.rounds, found.baseline_rounds) == (3, 3)
+    assert (found.standard_error, found.degrees_of_freedom, found.alpha) == (0, 7, 0.01)
+    assert found.detectable_loss == pytest.approx(0.03)
 
 
 def test_fewer_tokens_per_step_on_every_prompt_are_a_regression() -> None:
@@ -67,6 +79,14 @@ def test_a_loss_that_one_prompt_alone_carries_is_inconclusive() -> None:
     assert found.verdict is Verdict.INCONCLUSIVE
     assert found.ci_high is not None
     assert found.ci_high > 1
+    assert found.detectable_loss is not None
+    assert found.detectable_loss > 0.2
+
+
+def test_a_smaller_share_of_alpha_asks_for_more() -> None:
+    run = measurement([count + 4 for count in STEPS])
+    assert check("acceptance_length", run, alpha=1e-3).verdict is Verdict.REGRESSION
+    assert check("acceptance_length", run, alpha=1e-9).verdict is Verdict.INCONCLUSIVE
 
 
 def test_more_tokens_per_step_are_an_improvement() -> None:
@@ -76,8 +96,16 @@ def test_more_tokens_per_step_are_an_improvement() -> None:
 
 
 def test_without_a_baseline_there_is_none() -> None:
+    run = measurement()
     found = compare(
-        "acceptance_length", measurement(), None, tolerance=0.03, conditions=CONDITIONS, hardware_key=HARDWARE
+        "acceptance_length",
+        run,
+        None,
+        group=[run],
+        tolerance=0.03,
+        alpha=0.01,
+        conditions=CONDITIONS,
+        hardware_key=HARDWARE,
     )
     assert (found.verdict, found.reasons) == (
         Verdict.NO_BASELINE,
@@ -223,39 +251,74 @@ def test_slower_steps_are_a_regression_of_throughput(metric: str) -> None:
     assert check("acceptance_length", run).verdict is Verdict.PASS
 
 
-def test_the_ratio_of_throughput_is_that_of_the_headlines_and_the_interval_is_around_it() -> None:
-    run = measurement([count + 3 * (count % 2) for count in STEPS], metrics={"output_tps": 100.0})
-    found = check("output_tps", run, baseline_of(measurement(metrics={"output_tps": 200.0})), tolerance=0.10)
-    assert found.ratio == 0.5
-    assert found.ci_low is not None
-    assert found.ci_high is not None
-    assert found.ci_low * found.ci_high == pytest.approx(0.25)
-    assert found.ci_low < 0.5 < found.ci_high
+def test_throughput_is_compared_by_its_rounds() -> None:
+    """Six rounds with a standard deviation of 1 %: 4 degrees of freedom, and medians of three."""
+    found = check("output_tps", measurement(), tolerance=0.05)
+    assert (found.verdict, found.ratio, found.rounds, found.baseline_rounds) == (Verdict.PASS, 1, 3, 3)
+    assert found.standard_error == pytest.approx(0.01 * (2 * 0.448671) ** 0.5, rel=1e-3)
+    assert found.degrees_of_freedom == pytest.approx(4)
+    assert found.ci_low == pytest.approx(1 - 2.776 * 0.00947, abs=5e-4)
 
 
-def test_speedup_has_the_error_of_two_runs() -> None:
-    steps = [count + 3 * (count % 2) for count in STEPS]
-    baseline = baseline_of(measurement(metrics={"speedup": 2.0, "output_tps": 100.0}))
-    run = measurement(steps, metrics={"speedup": 2.0, "output_tps": 100.0})
-    one, two = check("output_tps", run, baseline), check("speedup", run, baseline)
-    assert one.ci_high is not None
-    assert two.ci_high is not None
-    assert one.ratio == two.ratio == 1
-    assert two.ci_high == pytest.approx(one.ci_high ** (2**0.5))
+def test_other_cells_tell_how_far_rounds_scatter() -> None:
+    others = [measurement(cell=Cell("qualitative", name, 32)) for name in ("math", "qa", "rag")]
+    run = measurement(speeds=(0.999, 1.0, 1.001))
+    alone = check("output_tps", run)
+    among = check("output_tps", run, baseline_of(measurement(), *others), group=[run, *others])
+    assert alone.degrees_of_freedom is not None
+    assert among.degrees_of_freedom is not None
+    assert among.degrees_of_freedom > 2 * alone.degrees_of_freedom
 
 
-def test_counters_per_server_give_a_verdict_without_an_interval_and_say_so() -> None:
+def test_cells_that_are_invalid_tell_nothing_of_noise() -> None:
+    other = measurement(cell=Cell("qualitative", "math", 32), speeds=(0.5, 1.0, 2.0), problems=("lost",))
+    run = measurement()
+    assert check("output_tps", run, group=[run, other]) == check("output_tps", run)
+
+
+def test_one_round_each_is_inconclusive_and_says_what_to_do() -> None:
+    baseline = baseline_of(measurement(speeds=[1.0]))
+    found = check("output_tps", measurement(step_s=0.1, speeds=[1.0]), baseline)
+    assert (found.verdict, found.ci_low, found.detectable_loss) == (Verdict.INCONCLUSIVE, None, None)
+    assert found.ratio is not None
+    assert found.ratio < 0.2
+    assert found.reasons == (
+        "no interval: one round does not show how far rounds scatter; measure more with --speedbench-rounds",
+    )
+
+
+def test_rounds_that_do_not_hold_the_metric_are_inconclusive() -> None:
+    run = measurement(metrics={"speedup": 2.0})
+    stored = baseline_of(run).throughput[HARDWARE][run.cell.id]
+    without = replace(stored, rounds=tuple(replace(figures, speedup=None) for figures in stored.rounds))
+    baseline = replace(baseline_of(run), throughput={HARDWARE: {run.cell.id: without}})
+    found = check("speedup", run, baseline)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.reasons == ("no interval: the baseline has no speedup of single rounds",)
+
+
+def test_rounds_measured_in_pairs_are_compared_in_pairs() -> None:
+    """A machine that slows down by half while both targets are measured on it."""
+    drifting = (1.0, 0.8, 0.5)
+    baseline = baseline_of(measurement(speeds=drifting))
+    run = measurement(step_s=0.0125, wait_s=0.0625, speeds=drifting)
+    in_pairs, apart = (check("output_tps", run, baseline, paired=paired) for paired in (True, False))
+    assert (in_pairs.verdict, apart.verdict) == (Verdict.REGRESSION, Verdict.INCONCLUSIVE)
+    assert in_pairs.ratio == pytest.approx(0.8, rel=1e-5)
+
+
+def test_counters_per_server_are_compared_by_rounds() -> None:
     run = without_steps(measurement([count + 4 for count in STEPS]))
     found = check("acceptance_length", run)
-    assert (found.verdict, found.ci_low, found.ci_high) == (Verdict.REGRESSION, None, None)
+    assert found.verdict is Verdict.REGRESSION
     assert found.ratio == pytest.approx(sum(STEPS) / (sum(STEPS) + 32), rel=1e-5)
-    assert found.reasons == ("no interval: one of the runs has counters per server only, not per prompt",)
+    assert (found.standard_error, found.reasons) == (0, ())
     assert check("acceptance_length", without_steps(measurement())).verdict is Verdict.PASS
 
 
 def test_counters_per_server_in_the_baseline_are_compared_the_same_way() -> None:
     found = check("acceptance_length", measurement(), baseline_of(without_steps(measurement())))
-    assert (found.verdict, found.ci_low) == (Verdict.PASS, None)
+    assert (found.verdict, found.degrees_of_freedom) == (Verdict.PASS, 4)
 
 
 def test_counters_per_server_of_other_prompts_are_incomparable() -> None:
@@ -268,3 +331,37 @@ def test_another_target_of_the_same_run_serves_as_a_baseline() -> None:
     other = merge("other", None, [measurement()], replace(CONDITIONS, method="ngram"), HARDWARE)
     found = check("acceptance_length", measurement(), other)
     assert (found.verdict, found.differs) == (Verdict.PASS, ("method ngram -> eagle3",))
+
+
+def latching(requests: int) -> Measurement:
+    run = measurement([count - 8 for count in STEPS])
+    tallies = [replace(item, latched=int(number < requests)) for number, item in enumerate(run.prompts)]
+    return replace(run, prompts=tuple(tallies))
+
+
+def test_more_than_a_tenth_of_requests_that_repeat_themselves_are_no_measurement() -> None:
+    found = check("acceptance_length", latching(1))
+    assert (found.verdict, found.ratio) == (Verdict.INVALID, None)
+    assert found.reasons == ("degenerate output: of 8 requests 1 repeat themselves (12.5%)",)
+
+
+def test_an_improvement_carried_by_such_requests_says_so() -> None:
+    found = check("acceptance_length", latching(1), degenerate_share=0.5)
+    assert found.verdict is Verdict.IMPROVEMENT
+    assert found.reasons == (
+        "part of this improvement may be degenerate output: of 8 requests 1 repeat themselves (12.5%)",
+    )
+    assert check("acceptance_length", latching(0)).reasons == ()
+
+
+@pytest.mark.parametrize("metric", ["acceptance_length", "output_tps"])
+def test_replies_far_shorter_than_the_baselines_are_no_measurement(metric: str) -> None:
+    run = measurement()
+    short = [replace(item, output_tokens=31, steps=10) for item in run.prompts[:2]]
+    found = check(metric, replace(run, prompts=(*short, *run.prompts[2:])))
+    assert found.verdict is Verdict.INVALID
+    assert found.reasons == (
+        "degenerate output: of 8 requests 2 end far below the baseline's length (25.0%)",
+    )
+    terse = [replace(item, output_tokens=32, steps=10) for item in run.prompts[:2]]
+    assert check(metric, replace(run, prompts=(*terse, *run.prompts[2:]))).verdict is not Verdict.INVALID

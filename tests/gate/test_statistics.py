@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_speedbench.gate.statistics import Pair, ratio_of_ratios
+from pytest_speedbench.gate.statistics import Estimate, Pair, ratio_of_ratios, rounds_estimate
 
 numbers = st.integers(1, 1000)
 pairs_of_prompts = st.lists(st.builds(Pair, numbers, numbers, numbers, numbers), min_size=2, max_size=20)
@@ -78,12 +78,14 @@ def test_no_prompt_or_no_steps_give_nothing() -> None:
     assert ratio_of_ratios([Pair(0, 0, 0, 0), Pair(0, 0, 0, 0)]) is None
 
 
-def test_an_interval_can_be_centred_on_another_estimate() -> None:
-    estimate = ratio_of_ratios([Pair(100, 50, 100, 40), Pair(100, 50, 100, 45), Pair(100, 50, 100, 50)])
-    assert estimate is not None
-    own, moved = estimate.interval(), estimate.interval(around=2 * estimate.ratio)
-    assert own is not None
-    assert moved == pytest.approx((2 * own[0], 2 * own[1]))
+def test_another_confidence_gives_another_width() -> None:
+    estimate = Estimate(math.log(0.9), 0.02, 10)
+    assert estimate.interval() == pytest.approx(
+        (0.9 * math.exp(-0.02 * 2.2281), 0.9 * math.exp(0.02 * 2.2281))
+    )
+    assert estimate.interval(0.9) == pytest.approx(
+        (0.9 * math.exp(-0.02 * 1.8125), 0.9 * math.exp(0.02 * 1.8125))
+    )
 
 
 @pytest.mark.parametrize("prompts", [8, 20, 80])
@@ -109,3 +111,80 @@ def test_the_interval_covers_the_truth_95_times_in_100(prompts: int) -> None:
         covered_by_steps += abs(math.log(estimate.ratio / truth)) <= 1.96 * error
     assert 0.93 <= covered / trials <= 0.97
     assert covered_by_steps / trials < 0.85
+
+
+QUIET = ([100.0, 101.0, 99.0], [100.0, 100.5, 99.5, 101.0, 99.0])
+
+
+def test_rounds_are_compared_by_their_medians() -> None:
+    run, baseline = [90.0, 80.0, 91.0], [100.0, 101.0, 50.0]
+    estimate = rounds_estimate(run, baseline, [(run, baseline)])
+    assert estimate is not None
+    assert estimate.ratio == pytest.approx(0.9)
+
+
+def test_pairs_of_rounds_are_compared_by_the_median_of_their_ratios() -> None:
+    run, baseline = [90.0, 45.0, 180.0], [100.0, 50.0, 200.0]
+    estimate = rounds_estimate(run, baseline, [(run, baseline)], paired=True)
+    assert estimate is not None
+    assert estimate.ratio == pytest.approx(0.9)
+    assert estimate.standard_error == pytest.approx(0, abs=1e-12)
+    assert estimate.degrees_of_freedom == 2
+
+
+def test_a_round_without_a_partner_is_left_out() -> None:
+    run, baseline = [90.0, 45.0, 180.0, 1.0], [100.0, 50.0, 200.0]
+    estimate = rounds_estimate(run, baseline, [(run, baseline)], paired=True)
+    assert estimate is not None
+    assert estimate.ratio == pytest.approx(0.9)
+
+
+def test_one_round_on_either_side_gives_a_ratio_and_no_error() -> None:
+    estimate = rounds_estimate([90.0], [100.0], [([90.0], [100.0]), ([80.0], [70.0])])
+    assert estimate is not None
+    assert estimate.log_ratio == pytest.approx(math.log(0.9))
+    assert (estimate.standard_error, estimate.degrees_of_freedom) == (None, 0)
+    assert estimate.interval() is None
+
+
+def test_one_round_has_the_noise_of_the_other_cells() -> None:
+    """A variance of 1 % squared (2 degrees of freedom) in the run, of 0.79 % squared (4) in the baseline."""
+    estimate = rounds_estimate([90.0], [100.0], [([90.0], [100.0]), QUIET])
+    run, pool = 1e-4, (2 * 1e-4 + 4 * 0.625e-4) / 6
+    assert estimate is not None
+    assert estimate.standard_error == pytest.approx(math.sqrt(run + pool), rel=0.01)
+    freedom = (run + pool) ** 2 / (run**2 / 2 + pool**2 / 6)
+    assert estimate.degrees_of_freedom == pytest.approx(freedom, rel=0.01)
+
+
+def test_no_rounds_give_nothing() -> None:
+    assert rounds_estimate([], [100.0], [QUIET]) is None
+    assert rounds_estimate([100.0], [], [QUIET]) is None
+
+
+def test_a_figure_that_is_not_positive_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"positive"):
+        rounds_estimate([0.0], [1.0], [QUIET])
+
+
+figures = st.lists(st.floats(50, 200), min_size=1, max_size=6)
+
+
+@given(figures, figures, st.lists(st.tuples(figures, figures), max_size=4), st.floats(0.01, 100))
+def test_units_do_not_matter(
+    run: list[float],
+    baseline: list[float],
+    others: list[tuple[list[float], list[float]]],
+    unit: float,
+) -> None:
+    group = [(run, baseline), *others]
+    once = rounds_estimate(run, baseline, group)
+    scaled = [([x * unit for x in now], [x * unit for x in then]) for now, then in group]
+    again = rounds_estimate(*scaled[0], scaled)
+    assert once is not None
+    assert again is not None
+    assert again.log_ratio == pytest.approx(once.log_ratio, abs=1e-9)
+    if once.standard_error is None:
+        assert again.standard_error is None
+    elif once.standard_error > 1e-6:
+        assert again.standard_error == pytest.approx(once.standard_error, rel=1e-3)

@@ -24,6 +24,7 @@ from pytest_speedbench.gate.baseline import (
     rounded,
 )
 from pytest_speedbench.gate.store import load, save, text_of
+from pytest_speedbench.metrics.measurement import RoundFigures
 from pytest_speedbench.vocabulary import SPLITS, categories_of
 from tests.gate.measurements import CELL, CONDITIONS, HARDWARE, STEPS, baseline_of, measurement
 
@@ -74,9 +75,9 @@ throughput_prompts = st.builds(
     awkward,
     some,
     counts,
-    st.floats(0, 1e6).map(rounded),
-    st.floats(0, 1e6).map(rounded),
 )
+maybe = st.none() | positive
+round_figures = st.builds(RoundFigures, positive, maybe, maybe, maybe, maybe)
 
 
 @st.composite
@@ -102,11 +103,11 @@ def baselines(draw: st.DrawFn) -> Baseline:
             st.none() | positive,
             rates,
             counts,
+            st.lists(positive, max_size=3).map(tuple),
             prompts(acceptance_prompts),
         )
 
     def throughput(cell: Cell) -> st.SearchStrategy[ThroughputCell]:
-        maybe = st.none() | positive
         return st.builds(
             ThroughputCell,
             st.just(cell),
@@ -115,6 +116,7 @@ def baselines(draw: st.DrawFn) -> Baseline:
             maybe,
             maybe,
             maybe,
+            st.lists(round_figures, min_size=1, max_size=3).map(tuple),
             prompts(throughput_prompts),
         )
 
@@ -168,7 +170,7 @@ runs:
     model: "meta-llama/Llama-3.3-70B-Instruct"
     draft_model: "nvidia/Llama-3.3-70B-Instruct-Eagle3"
     engine_args: ["--tensor-parallel-size=8"]
-    rounds: 1
+    rounds: 3
     tokenization: "engine"
     counter_source: "response"
 acceptance:
@@ -181,6 +183,7 @@ acceptance:
     drafted_acceptance_length: 2.98824
     conditional_acceptance_rate: [0.964706, 0.719512, 0.474576]
     prompt_tokens: 20
+    round_acceptance_length: [2.98824, 2.98824, 2.98824]
     prompts:
     - {id: "q0", digest: "00000000000000q0", requests: 1, tokens: 128, steps: 40, drafted: 40, accepted: [40, 32, 15]}
     - {id: "q1", digest: "00000000000000q1", requests: 1, tokens: 128, steps: 45, drafted: 45, accepted: [42, 27, 13]}
@@ -194,9 +197,13 @@ throughput:
       output_tps: 269.474
       user_tps: 298.824
       step_latency_s: 0.01
+      rounds:
+      - {output_tps: 266.779, user_tps: 295.835, acceptance_length: 2.98824, step_latency_s: 0.010101}
+      - {output_tps: 269.474, user_tps: 298.824, acceptance_length: 2.98824, step_latency_s: 0.01}
+      - {output_tps: 272.168, user_tps: 301.812, acceptance_length: 2.98824, step_latency_s: 0.00990099}
       prompts:
-      - {id: "q0", digest: "00000000000000q0", requests: 1, tokens: 128, decode_s: 0.4, elapsed_s: 0.45}
-      - {id: "q1", digest: "00000000000000q1", requests: 1, tokens: 128, decode_s: 0.45, elapsed_s: 0.5}
+      - {id: "q0", digest: "00000000000000q0", requests: 1, tokens: 128}
+      - {id: "q1", digest: "00000000000000q1", requests: 1, tokens: 128}
 """
     )
 
@@ -213,10 +220,13 @@ def test_a_replaced_cell_changes_its_own_lines_only() -> None:
         "acceptance_length",
         "drafted_acceptance_length",
         "conditional_acceptance_rate",
+        "round_acceptance_length",
         "output_tps",
         "user_tps",
     ]
-    assert ["q7" in line for line in changed if line.lstrip().startswith("-")] == [True, True]
+    rows = [line for line in changed if line.lstrip().startswith("-")]
+    assert ["q7" in line for line in rows] == [True, False, False, False]
+    assert ["output_tps" in line for line in rows] == [False, True, True, True]
 
 
 def written(path: Path, change: Callable[[Any], object]) -> Path:

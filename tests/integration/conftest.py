@@ -43,7 +43,7 @@ def gate(pytester: pytest.Pytester) -> str:
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, gate: str) -> Run:
-    """Runs pytest on the gate with the reference engine, 32 output tokens; more arguments may follow."""
+    """Runs pytest on the gate with the reference engine, 32 output tokens, one round; more arguments may follow."""
 
     def run(*arguments: str) -> pytest.RunResult:
         return pytester.runpytest(
@@ -52,6 +52,8 @@ def run(pytester: pytest.Pytester, gate: str) -> Run:
             "--speedbench-engine=reference",
             "--speedbench-output-length=32",
             "--speedbench-ignore-eos",
+            "--speedbench-rounds=1",
+            "--speedbench-max-rounds=1",
             *arguments,
         )
 

@@ -10,9 +10,10 @@ import pytest
 
 def test_every_cell_has_a_stable_id(pytester: pytest.Pytester, gate: str) -> None:
     result = pytester.runpytest("--collect-only", "-q")
-    assert result.outlines[:2] == [
+    assert result.outlines[:3] == [
         "test_gate.py::test_acceptance_length[qualitative-coding-bs2]",
         "test_gate.py::test_acceptance_length[qualitative-qa-bs2]",
+        "test_gate.py::test_acceptance_length[qualitative-mean-bs2]",
     ]
 
 
@@ -47,7 +48,7 @@ def test_collecting_imports_nothing_heavy(pytester: pytest.Pytester, gate: str) 
 
 def test_without_an_engine_the_tests_skip_and_say_why(pytester: pytest.Pytester, gate: str) -> None:
     result = pytester.runpytest("-rs")
-    result.assert_outcomes(skipped=2)
+    result.assert_outcomes(skipped=3)
     result.stdout.fnmatch_lines(["*no engine to measure: give --speedbench-engine=NAME*"])
 
 
@@ -68,8 +69,14 @@ def test_a_test_that_names_no_batch_sizes_takes_those_of_the_run(pytester: pytes
     ("option", "kept"),
     [
         ("--speedbench-category=qa", ["qualitative-qa-bs2"]),
-        ("--speedbench-batch-size=2,8", ["qualitative-coding-bs2", "qualitative-qa-bs2"]),
-        ("--speedbench-split=qualitative", ["qualitative-coding-bs2", "qualitative-qa-bs2"]),
+        (
+            "--speedbench-batch-size=2,8",
+            ["qualitative-coding-bs2", "qualitative-qa-bs2", "qualitative-mean-bs2"],
+        ),
+        (
+            "--speedbench-split=qualitative",
+            ["qualitative-coding-bs2", "qualitative-qa-bs2", "qualitative-mean-bs2"],
+        ),
     ],
 )
 def test_options_narrow_the_grid(pytester: pytest.Pytester, gate: str, option: str, kept: list[str]) -> None:

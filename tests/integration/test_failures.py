@@ -145,7 +145,7 @@ def test_xdist_with_an_engine(run: Run) -> None:
 
 def test_engine_dies_at_start(run: Run) -> None:
     result = run("--speedbench-engine-arg=--no-such-option")
-    result.assert_outcomes(failed=2)
+    result.assert_outcomes(failed=3)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
@@ -169,13 +169,13 @@ def test_port_taken(pytester: pytest.Pytester, run: Run, monkeypatch: pytest.Mon
         real = process._free_port
         monkeypatch.setattr(process, "_free_port", lambda: ports.pop() if ports else real())
         result = run("--speedbench-save")
-    result.assert_outcomes(passed=2)
+    result.assert_outcomes(passed=3)
     assert not ports
 
 
 def test_engine_dies_mid_run(run: Run) -> None:
     result = run(FAULT.format("crash"), AFTER.format(4))
-    result.assert_outcomes(failed=2)
+    result.assert_outcomes(failed=3)
     result.stdout.fnmatch_lines(
         [
             "*INVALID: * requests failed*",
@@ -224,7 +224,7 @@ def test_nothing_is_saved_after_a_failure(pytester: pytest.Pytester, saved: Run)
 
 def test_a_dead_drafter_is_no_baseline(pytester: pytest.Pytester, run: Run) -> None:
     result = run("--speedbench-save", "--speedbench-engine-arg=--draft-quality=0.001")
-    result.assert_outcomes(failed=2)
+    result.assert_outcomes(failed=2, passed=1)
     result.stdout.fnmatch_lines(["*not stored, an acceptance length of 1.0* is that of a dead drafter*"])
     assert not (pytester.path / BASELINE).exists()
     clean(result)

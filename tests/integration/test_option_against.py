@@ -22,7 +22,7 @@ def targets(pytester: pytest.Pytester, gate: str) -> None:
 @pytest.mark.usefixtures("targets")
 def test_no_file_is_needed(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest("--speedbench-target=same", "--speedbench-against=old")
-    result.assert_outcomes(passed=2)
+    result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(
         ["speedbench: against old: reference, draft_model k=3", "*qualitative-coding-bs2*pass +0.0 %"]
     )
@@ -32,7 +32,7 @@ def test_no_file_is_needed(pytester: pytest.Pytester) -> None:
 @pytest.mark.usefixtures("targets")
 def test_a_worse_target_fails(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest("--speedbench-target=new", "--speedbench-against=old")
-    result.assert_outcomes(failed=2)
+    result.assert_outcomes(failed=3)
     result.stdout.fnmatch_lines(["  cause: drafter. *", "  8 of 8 prompts paired with old"])
     result.stdout.no_fnmatch_line("*--speedbench-save*")
 
@@ -42,11 +42,11 @@ def test_a_target_to_compare_with_that_does_not_start_fails_every_cell(pytester:
     path = pytester.path / "speedbench.yaml"
     path.write_text(path.read_text() + "  broken: {engine: reference, engine_args: [--nonsense]}\n")
     result = pytester.runpytest("--speedbench-target=same", "--speedbench-against=broken")
-    result.assert_outcomes(failed=2)
+    result.assert_outcomes(failed=3)
     result.stdout.fnmatch_lines(
         [
             "*unrecognized arguments: --nonsense",
-            "reference did not start; the first failure of this run says why",
+            "broken is nothing to compare with: reference did not start; the first failure of this run says why",
         ]
     )
     assert "Traceback" not in result.stdout.str()

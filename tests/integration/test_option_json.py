@@ -16,7 +16,9 @@ def test_the_document_fits_its_schema_and_holds_every_cell(pytester: pytest.Pyte
     saved("--speedbench-json=out/results.json", "--speedbench-engine-arg=--draft-quality=0.8")
     document = json.loads((pytester.path / "out" / "results.json").read_text())
     Draft202012Validator(json.loads(SCHEMA.read_text())).validate(document)
-    assert [cell["id"] for cell in document["cells"]] == ["qualitative-coding-bs2", "qualitative-qa-bs2"]
+    assert [cell["id"] for cell in document["cells"]] == [
+        f"qualitative-{category}-bs2" for category in ("coding", "qa", "mean")
+    ]
     cell = document["cells"][0]
     verdict = cell["verdicts"]["acceptance_length"]
     assert verdict["verdict"] == "regression"

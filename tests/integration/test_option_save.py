@@ -20,7 +20,7 @@ def cells(pytester: pytest.Pytester) -> set[str]:
 
 def test_it_says_what_it_saved(pytester: pytest.Pytester, run: Run) -> None:
     result = run("--speedbench-save")
-    result.assert_outcomes(passed=2)
+    result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(
         [
             "speedbench: baselines: baselines/reference-draft_model-k3.yaml (not there yet), to be saved",
@@ -42,13 +42,13 @@ def test_cells_that_were_not_measured_are_kept(pytester: pytest.Pytester, saved:
 
 def test_a_regression_can_be_saved_on_purpose(saved: Run) -> None:
     weaker = "--speedbench-engine-arg=--draft-quality=0.8"
-    saved(weaker).assert_outcomes(failed=2)
-    saved(weaker, "--speedbench-save").assert_outcomes(passed=2)
-    saved(weaker).assert_outcomes(passed=2)
+    saved(weaker).assert_outcomes(failed=3)
+    saved(weaker, "--speedbench-save").assert_outcomes(passed=3)
+    saved(weaker).assert_outcomes(passed=3)
 
 
 def test_nothing_is_written_without_it(pytester: pytest.Pytester, run: Run) -> None:
-    run().assert_outcomes(failed=2)
+    run().assert_outcomes(failed=3)
     assert not (pytester.path / "baselines").exists()
 
 
@@ -76,6 +76,6 @@ def test_any_failed_gate_keeps_the_file_as_it_is(pytester: pytest.Pytester, run:
 
 
 def test_another_folder(pytester: pytest.Pytester, run: Run) -> None:
-    run("--speedbench-save", "--speedbench-baselines=kept/here").assert_outcomes(passed=2)
+    run("--speedbench-save", "--speedbench-baselines=kept/here").assert_outcomes(passed=3)
     assert (pytester.path / "kept" / "here" / BASELINE.name).exists()
-    run("--speedbench-baselines=kept/here").assert_outcomes(passed=2)
+    run("--speedbench-baselines=kept/here").assert_outcomes(passed=3)

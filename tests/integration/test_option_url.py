@@ -16,15 +16,15 @@ def test_a_running_server_is_measured_and_left_running(tmp_path: Path, run: Run)
     target = Target("reference", "reference", "draft_model", 3)
     with start(ReferenceEngine(target), target, tmp_path / "logs") as server:
         result = run(f"--speedbench-url={server.url}", "--speedbench-save")
-        result.assert_outcomes(passed=2)
+        result.assert_outcomes(passed=3)
         result.stdout.fnmatch_lines([f"speedbench: reference, draft_model k=3 at {server.url}; target *"])
         assert server.exit_code() is None
-        run(f"--speedbench-url={server.url}").assert_outcomes(passed=2)
+        run(f"--speedbench-url={server.url}").assert_outcomes(passed=3)
 
 
 def test_nobody_there_is_said_so(run: Run) -> None:
     result = run("--speedbench-url=http://127.0.0.1:1")
-    result.assert_outcomes(failed=2)
+    result.assert_outcomes(failed=3)
     result.stdout.fnmatch_lines(
         ["--speedbench-url=http://127.0.0.1:1: GET /health is not answered with 200; is the server running?"]
     )

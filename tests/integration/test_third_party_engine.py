@@ -86,10 +86,10 @@ def test_it_is_complete_in_under_60_lines() -> None:
 
 def test_it_gates_as_any_other(pytester: pytest.Pytester, acme: Path) -> None:
     drafting = ("--speedbench-method=draft_model", "--speedbench-draft-length=2")
-    saved = gate(pytester, *drafting, "--speedbench-rounds=2", "--speedbench-save")
+    saved = gate(pytester, *drafting, "--speedbench-max-rounds=3", "--speedbench-save")
     saved.assert_outcomes(passed=1)
     saved.stdout.fnmatch_lines(["speedbench: acme, draft_model k=2; target acme-draft_model-k2"])
-    assert (acme / "forgotten").read_text() == "once" * 2, "before each round"
+    assert (acme / "forgotten").read_text() == "once" * 3, "before each round"
 
     gate(pytester, *drafting).assert_outcomes(passed=1)
 

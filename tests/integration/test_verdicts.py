@@ -1,8 +1,9 @@
-"""Every verdict, as a person meets it: a real run of the reference engine, made worse on purpose."""
+"""Every verdict and every cause, as a person meets it: a real run of the reference engine, made worse on purpose."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from tests.integration.conftest import Run
 
 BASELINE = Path("baselines", "reference-draft_model-k3.yaml")
+WEAKER = "--speedbench-engine-arg=--draft-quality=0.8"
+SLOWER = "--speedbench-engine-arg=--step-slowdown=1.5"
+THREE_ROUNDS = ("--speedbench-rounds=3", "--speedbench-max-rounds=3")
 
 THROUGHPUT = """
     import pytest
@@ -24,15 +28,46 @@ THROUGHPUT = """
 """
 
 
+@pytest.fixture
+def timed(pytester: pytest.Pytester, run: Run) -> Run:
+    """As `saved`, with throughput gated too, over three rounds of longer outputs."""
+    pytester.makepyfile(test_gate=THROUGHPUT)
+
+    def timed(*arguments: str) -> pytest.RunResult:
+        return run("--speedbench-output-length=128", *THREE_ROUNDS, *arguments)
+
+    assert timed("--speedbench-save").ret == 0
+    return timed
+
+
+def edited(path: Path, change: Callable[[str], str]) -> int:
+    """Rewrite the lines of a baseline; returns how many became others."""
+    lines = path.read_text().splitlines()
+    changed = [change(line) for line in lines]
+    path.write_text("\n".join(changed) + "\n")
+    return sum(before != after for before, after in zip(lines, changed, strict=True))
+
+
+# Verdicts
+
+
 def test_an_unchanged_engine_passes(saved: Run) -> None:
     result = saved()
-    result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["*qualitative-coding-bs2*pass +0.0 %*"])
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "*qualitative-coding-bs2*pass +0.0 %",
+            "*qualitative-qa-bs2*pass +0.0 %",
+            "*qualitative-mean-bs2*pass +0.0 %",
+            "this run could have seen a loss of 3.0 % in acceptance length in any category,",
+            "  and of 1.0 % in acceptance length in the mean over categories",
+        ]
+    )
 
 
 def test_a_weaker_drafter_is_a_regression_of_acceptance_length(saved: Run) -> None:
-    result = saved("--speedbench-engine-arg=--draft-quality=0.8")
-    result.assert_outcomes(failed=2)
+    result = saved(WEAKER)
+    result.assert_outcomes(failed=3)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
@@ -40,37 +75,24 @@ def test_a_weaker_drafter_is_a_regression_of_acceptance_length(saved: Run) -> No
             "reference, draft_model k=3",
             "  acceptance_length * -> * -* %  [[]95 % CI -* .. -*]",
             "*REGRESSION (tolerance -3 %)",
-            "  cause: drafter. Acceptance length *",
+            "  cause: drafter. Fewer drafts are accepted, *",
             "  accepted less often at position 1: 0.* -> 0.*",
+            "  next: check the draft model*",
             "  differs from the baseline: engine_args none -> --draft-quality=0.8",
             "  8 of 8 prompts paired with baselines/reference-draft_model-k3.yaml",
             "  engine log: .speedbench/logs/reference-*.log",
             "  if this is intended, store it as the new baseline:",
             "    pytest *--speedbench-save",
+            "qualitative / mean over categories / batch size 2: acceptance_length -* %,*",
+            "  pattern: all 2 categories fell alike*",
         ]
     )
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
-def test_slower_steps_are_a_regression_of_throughput_alone(pytester: pytest.Pytester, run: Run) -> None:
-    pytester.makepyfile(test_gate=THROUGHPUT)
-    longer = "--speedbench-output-length=128"
-    assert run(longer, "--speedbench-save").ret == 0
-    result = run(longer, "--speedbench-engine-arg=--step-slowdown=1.5")
-    result.assert_outcomes(failed=1, passed=1)
-    result.stdout.fnmatch_lines(
-        [
-            "throughput_1k / mixed / batch size 4: *_tps -* %, system",
-            "  output_tps * -> * -* %  [[]95 % CI -* .. -*]",
-            "*REGRESSION (tolerance -10 %)",
-            "  cause: system. *",
-        ]
-    )
-
-
 def test_a_cell_without_a_baseline_fails_and_says_how_to_store_one(run: Run) -> None:
     result = run()
-    result.assert_outcomes(failed=2)
+    result.assert_outcomes(failed=3)
     result.stdout.fnmatch_lines(
         [
             "*NO-BASELINE: no baseline is stored for this target",
@@ -81,9 +103,9 @@ def test_a_cell_without_a_baseline_fails_and_says_how_to_store_one(run: Run) -> 
 
 
 def test_a_better_drafter_is_an_improvement_and_the_baseline_is_called_stale(run: Run) -> None:
-    assert run("--speedbench-save", "--speedbench-engine-arg=--draft-quality=0.8").ret == 0
+    assert run("--speedbench-save", WEAKER).ret == 0
     result = run()
-    result.assert_outcomes(passed=2)
+    result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(["*IMPROVEMENT (by more than 3 %): the baseline is stale"])
 
 
@@ -91,7 +113,7 @@ def test_other_prompts_are_incomparable(pytester: pytest.Pytester, saved: Run) -
     path = pytester.path / BASELINE
     path.write_text(re.sub(r"digest: \S{16}", "digest: 0123456789abcdef", path.read_text()))
     result = saved()
-    result.assert_outcomes(failed=2)
+    result.assert_outcomes(failed=3)
     result.stdout.fnmatch_lines(
         ["*INCOMPARABLE: only 0 of 8 prompts are those of the", "*baseline: 8 changed text"]
     )
@@ -99,7 +121,7 @@ def test_other_prompts_are_incomparable(pytester: pytest.Pytester, saved: Run) -
 
 def test_another_output_length_is_incomparable(saved: Run) -> None:
     result = saved("--speedbench-output-length=16")
-    result.assert_outcomes(failed=2)
+    result.assert_outcomes(failed=3)
     result.stdout.fnmatch_lines(["*INCOMPARABLE: output_length 32 -> 16*"])
 
 
@@ -119,23 +141,99 @@ def test_throughput_of_other_hardware_skips_and_acceptance_length_does_not(
 
 def test_a_loss_too_noisy_to_be_sure_of_warns_or_fails(pytester: pytest.Pytester, saved: Run) -> None:
     """One prompt of eight lost much, the others nothing: below the tolerance, and no surer than that."""
-    path = pytester.path / BASELINE
-    text, changed = [], 0
-    for line in path.read_text().splitlines():
-        if line.lstrip().startswith('- {id: "sample-qa-01"') and "steps: " in line:
-            steps = line[line.index("steps: ") + 7 :].split(",", 1)[0]
-            line = line.replace(f"steps: {steps}", f"steps: {int(steps) // 2}")
-            changed += 1
-        text.append(line)
-    assert changed
-    path.write_text("\n".join(text) + "\n")
+
+    def halve_the_steps(line: str) -> str:
+        if not line.lstrip().startswith('- {id: "sample-qa-01"'):
+            return line
+        return re.sub(r"steps: (\d+)", lambda found: f"steps: {int(found[1]) // 2}", line)
+
+    assert edited(pytester.path / BASELINE, halve_the_steps) == 1
     result = saved("--speedbench-category=qa")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["*INCONCLUSIVE (tolerance -3 %)*"])
+    result.stdout.fnmatch_lines(
+        ["qualitative-qa-bs2*inconclusive -* %", "*INCONCLUSIVE (tolerance -3 %): could have seen a loss of*"]
+    )
     saved("--speedbench-category=qa", "--speedbench-inconclusive=fail").assert_outcomes(failed=1)
 
 
+def test_what_is_inconclusive_is_measured_again_and_nothing_else(
+    pytester: pytest.Pytester, saved: Run
+) -> None:
+    def halve_the_steps(line: str) -> str:
+        return (
+            re.sub(r"steps: (\d+)", lambda found: f"steps: {int(found[1]) // 2}", line)
+            if "qa-01" in line
+            else line
+        )
+
+    assert edited(pytester.path / BASELINE, halve_the_steps) == 1
+    result = saved("--speedbench-max-rounds=2", "--speedbench-temperature=0", "-k", "coding or qa")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["qualitative / qa / batch size 2: acceptance_length -*"])
+    result.stdout.fnmatch_lines(["*qualitative-coding-bs2*pass +0.0 %"])
+
+
+def test_an_output_that_repeats_itself_is_no_measurement(saved: Run) -> None:
+    """It would be an improvement: what repeats is easy to draft."""
+    longer = "--speedbench-output-length=96"
+    assert saved(longer, "--speedbench-save").ret == 0
+    result = saved(longer, "--speedbench-engine-arg=--fault=loop")
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(["*INVALID: degenerate output: *"])
+    saved(longer, "--speedbench-engine-arg=--fault=loop", "--speedbench-degenerate=1").assert_outcomes(
+        passed=3
+    )
+
+
 def test_tolerance_is_the_loss_one_accepts(saved: Run) -> None:
-    weaker = "--speedbench-engine-arg=--draft-quality=0.8"
-    saved(weaker).assert_outcomes(failed=2)
-    saved(weaker, "--speedbench-tolerance=acceptance_length=0.5").assert_outcomes(passed=2)
+    saved(WEAKER).assert_outcomes(failed=3)
+    category = "--speedbench-tolerance=acceptance_length=0.5"
+    saved(WEAKER, category).assert_outcomes(failed=1, passed=2)
+    mean = "--speedbench-tolerance=mean_acceptance_length=0.5"
+    saved(WEAKER, category, mean).assert_outcomes(passed=3)
+
+
+# Causes
+
+
+def test_slower_steps_are_the_system_s_and_leave_acceptance_length_alone(timed: Run) -> None:
+    result = timed(SLOWER)
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "throughput_1k / mixed / batch size 4: *_tps -* %, system",
+            "  output_tps * -> * -* %  [[]95 % CI -* .. -*]",
+            "*REGRESSION (tolerance -5 %)",
+            "  cause: system. A step takes * % longer: * of the loss.",
+            "*slower steps * -* %  [[]-* .. -*]*",
+            "  next: profile a decode step*",
+            "  3 rounds against 3*",
+        ]
+    )
+
+
+def test_fewer_tokens_a_step_are_the_drafter_s(timed: Run) -> None:
+    result = timed("--speedbench-engine-arg=--draft-quality=0.6")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["  cause: drafter. *", "*fewer tokens a step *-* %  [[]-* .. -*]*"])
+    result.stdout.no_fnmatch_line("*cause: system*")
+
+
+def test_both_can_be_to_blame(timed: Run) -> None:
+    result = timed("--speedbench-engine-arg=--draft-quality=0.6", SLOWER)
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*_tps -* %, both", "  cause: both. *"])
+
+
+def test_what_is_neither_is_called_unclear(pytester: pytest.Pytester, timed: Run) -> None:
+    """Throughput fell with as many tokens a step, and steps as quick as before."""
+
+    def faster(line: str) -> str:
+        return re.sub(r"output_tps: ([\d.]+)", lambda found: f"output_tps: {2 * float(found[1]):.6g}", line)
+
+    assert edited(pytester.path / BASELINE, faster) == 4
+    result = timed()
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(
+        ["*output_tps -* %, unclear", "  cause: unclear. *", "  next: look at prefill*"]
+    )

@@ -6,13 +6,21 @@ import pytest
 
 from pytest_speedbench.engines.base import Reply
 from pytest_speedbench.load.exchange import Exchange, decode
-from pytest_speedbench.load.records import Arrival, RequestRecord
+from pytest_speedbench.load.recording import Recording
+from pytest_speedbench.load.records import Arrivals, RequestRecord
 from tests.load.stub_engine import StubEngine
 from tests.load.stub_server import event
 
 
+def recording(*chunks: tuple[float, bytes]) -> Recording:
+    made = Recording()
+    for received_s, data in chunks:
+        made.keep(received_s, data)
+    return made
+
+
 def decoded(*chunks: tuple[float, bytes], error: str | None = None) -> RequestRecord:
-    return decode(StubEngine(), Exchange("q0", 1, 2, 1.0, 9.0, chunks, error))[0]
+    return decode(StubEngine(), Exchange("q0", 1, 2, 1.0, 9.0, recording(*chunks), error)).record
 
 
 LAST = event(usage=3, finish="length")
@@ -26,7 +34,7 @@ def test_a_finished_request_keeps_its_place_its_times_and_its_counts() -> None:
         repeat=2,
         sent_s=1.0,
         ended_s=9.0,
-        arrivals=(Arrival(2.0, 1), Arrival(3.0, 2)),
+        arrivals=Arrivals.of([(2.0, 1), (3.0, 2)]),
         output_tokens=3,
         prompt_tokens=1,
         finish_reason="length",
@@ -39,12 +47,12 @@ def test_events_of_one_read_are_one_arrival_and_events_without_tokens_are_none()
         (3.0, event(text="a", tokens=1) + event(text="b", tokens=2)),
         (4.0, LAST),
     )
-    assert record.arrivals == (Arrival(3.0, 3),)
+    assert record.arrivals == Arrivals.of([(3.0, 3)])
 
 
 def test_the_reply_is_the_text_of_all_events() -> None:
     stream = event(text="one ", tokens=1) + event(text="two", tokens=2) + LAST
-    assert decode(StubEngine(), Exchange("q0", 0, 0, 0.0, 1.0, [(0.5, stream)]))[1] == "one two"
+    assert decode(StubEngine(), Exchange("q0", 0, 0, 0.0, 1.0, recording((0.5, stream)))).text == "one two"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +72,7 @@ def test_a_stream_that_is_not_whole_is_a_failed_request(body: bytes, error: str)
 
 def test_a_fault_of_the_wire_stands_and_nothing_is_decoded() -> None:
     record = decoded((2.0, event(text="a", tokens=1)), error="no data for 3 s")
-    assert (record.error, record.arrivals, record.output_tokens) == ("no data for 3 s", (), 0)
+    assert (record.error, list(record.arrivals), record.output_tokens) == ("no data for 3 s", [], 0)
 
 
 def test_an_engine_module_must_tell_tokens_for_every_event() -> None:
@@ -73,5 +81,5 @@ def test_an_engine_module_must_tell_tokens_for_every_event() -> None:
             return super().read(events[:-1])
 
     stream = event(text="a", tokens=1, finish="stop", usage=1) + event(text="b", tokens=1)
-    record, _ = decode(Forgetful(), Exchange("q0", 0, 0, 0.0, 1.0, [(0.5, stream)]))
+    record = decode(Forgetful(), Exchange("q0", 0, 0, 0.0, 1.0, recording((0.5, stream)))).record
     assert record.error == "stub told tokens for 1 of 2 events"

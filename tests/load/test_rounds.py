@@ -14,7 +14,7 @@ from pytest_speedbench.load.progress import Progress
 from pytest_speedbench.load.records import RoundRecord
 from pytest_speedbench.load.rounds import difference, measure_rounds
 from tests.load.stub_engine import StubEngine, counters, prompts, sampling
-from tests.load.stub_server import GOOD, Exchanged, StubServer, event
+from tests.load.stub_server import GOOD, Exchanged, StubServer, event, good
 
 
 class Diary(StubServer):
@@ -149,6 +149,32 @@ def test_a_dead_engine_is_not_measured() -> None:
     with Diary(engine) as server, pytest.raises(EngineError, match="gone: vllm exited with code 1"):
         server.measure(warmup=1, death="vllm exited with code 1")
     assert engine.diary == []
+
+
+@pytest.mark.parametrize("client_processes", [1, 2])
+def test_every_round_sends_as_many_conversations_as_asked_for(client_processes: int) -> None:
+    engine = StubEngine()
+    writes: list[str] = []
+    with StubServer(good) as server, closing(Control(server.url)) as control:
+        prepared = prepare(engine, control, prompts(2), sampling())
+        first, second = measure_rounds(
+            engine,
+            control,
+            prepared,
+            2,
+            rounds=2,
+            conversations=5,
+            client_processes=client_processes,
+            progress=Progress("cell", writes.append),
+        )
+    assert writes[0] == "\ncell  0/10 requests"
+    for record in (first, second):
+        assert sorted((r.repeat, r.question_id) for r in record.requests) == [
+            *((0, "q0"), (0, "q1")),
+            *((1, "q0"), (1, "q1")),
+            (2, "q0"),
+        ]
+        assert record.client_processes == client_processes
 
 
 class OneAtATime(StubEngine):

@@ -12,8 +12,18 @@ from pytest_speedbench.load.sse import split_events
 LINE_ENDS = (b"\n", b"\r\n", b"\r")
 
 
+def events_of(chunks: list[tuple[float, bytes]]) -> list[tuple[float, bytes]]:
+    stream, sizes = b"".join(data for _, data in chunks), [len(data) for _, data in chunks]
+    return [
+        (received_s, payload)
+        for payload, received_s in zip(
+            *split_events(stream, sizes, [stamp for stamp, _ in chunks]), strict=True
+        )
+    ]
+
+
 def payloads(stream: bytes) -> list[bytes]:
-    return [payload for _, payload in split_events([(0.0, stream)])]
+    return [payload for _, payload in events_of([(0.0, stream)])]
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ def test_reads_cut_anywhere_give_the_same_events_stamped_by_the_read_that_comple
 ) -> None:
     chunks = cut(recorded.stream, places)
 
-    events = split_events(chunks)
+    events = events_of(chunks)
 
     assert tuple(payload for _, payload in events) == recorded.payloads
     for (received_s, _), complete_at in zip(events, recorded.complete_at, strict=True):
@@ -77,13 +87,13 @@ def test_every_single_cut_of_one_stream(end: bytes) -> None:
 
     for place in range(len(stream) + 1):
         first, second = stream[:place], stream[place:]
-        found = split_events([(1.0, first), (2.0, second)])
+        found = events_of([(1.0, first), (2.0, second)])
         assert [payload.decode() for _, payload in found] == events
         assert [stamp for stamp, _ in found] == [1.0 if place >= at else 2.0 for at in complete_at]
 
 
 def test_many_events_of_one_read_share_its_stamp() -> None:
-    assert split_events([(3.5, b"data: a\n\ndata: b\n\n")]) == [(3.5, b"a"), (3.5, b"b")]
+    assert events_of([(3.5, b"data: a\n\ndata: b\n\n")]) == [(3.5, b"a"), (3.5, b"b")]
 
 
 def test_the_end_mark_is_left_out() -> None:
@@ -91,7 +101,7 @@ def test_the_end_mark_is_left_out() -> None:
 
 
 def test_a_last_event_needs_no_blank_line_and_is_stamped_by_the_last_read() -> None:
-    assert split_events([(1.0, b"data: a\n\ndata: b"), (2.0, b"c\n")]) == [(1.0, b"a"), (2.0, b"bc")]
+    assert events_of([(1.0, b"data: a\n\ndata: b"), (2.0, b"c\n")]) == [(1.0, b"a"), (2.0, b"bc")]
 
 
 def test_one_space_after_the_colon_is_not_part_of_the_data() -> None:
@@ -113,5 +123,15 @@ def test_only_cr_and_lf_end_lines(separator: str) -> None:
 
 
 def test_nothing_read_is_no_event() -> None:
-    assert split_events([]) == []
-    assert split_events([(1.0, b"")]) == []
+    assert events_of([]) == []
+    assert events_of([(1.0, b"")]) == []
+
+
+@given(st.lists(st.sampled_from(["a", "[DONE]", "data: ", "[1]", ""]), min_size=1), st.data())
+def test_streams_of_the_plainest_kind_are_read_as_all_others(texts: list[str], data: st.DataObject) -> None:
+    """A comment at the end makes no difference, and takes the long way."""
+    stream = b"".join(f"data: {text}\n\n".encode() for text in texts)
+    places = data.draw(st.lists(st.integers(0, len(stream))))
+    chunks = cut(stream, places)
+    assert events_of(chunks) == events_of([*chunks, (float(len(stream)), b": end\n\n")])
+    assert [payload.decode() for _, payload in events_of(chunks)] == [t for t in texts if t != "[DONE]"]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_speedbench.cells import Cell
 from pytest_speedbench.data.prompts import Prompt
 from pytest_speedbench.engines.base import Counters
-from pytest_speedbench.load.records import Arrival, RequestRecord, RoundRecord
+from pytest_speedbench.load.records import Arrivals, RequestRecord, RoundRecord
+from pytest_speedbench.metrics.measure import combine
+from pytest_speedbench.metrics.measured_round import measure_round
+from pytest_speedbench.metrics.measurement import Measurement
 
 DRAFT_LENGTH = 3
 
@@ -63,10 +67,11 @@ def request(
         repeat=repeat,
         sent_s=sent_s,
         ended_s=moments[-1],
-        arrivals=tuple(Arrival(moment, count) for moment, count in zip(moments, [1, *tokens], strict=True)),
+        arrivals=Arrivals.of(zip(moments, [1, *tokens], strict=True)),
         output_tokens=1 + sum(tokens),
         prompt_tokens=10,
         finish_reason="length",
+        token_ids=range(1 + sum(tokens)),
         counters=counters(accepted_by_step) if counted else None,
     )
 
@@ -79,3 +84,8 @@ def round_of(
 
 def prompt(question_id: str = "q1", turns: int = 1) -> Prompt:
     return Prompt(question_id, "coding", tuple(f"turn {turn} of {question_id}" for turn in range(turns)))
+
+
+def build(cell: Cell, method: str, rounds: Sequence[RoundRecord], prompts: Sequence[Prompt]) -> Measurement:
+    """The measurement of a cell from the records of all its rounds."""
+    return combine(cell, method, [measure_round(method, each, prompts) for each in rounds])

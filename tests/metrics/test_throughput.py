@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_speedbench.load.records import Arrival, RequestRecord
-from pytest_speedbench.metrics.throughput import Interval, in_flight, output_tps, steady_output_tps, user_tps
+from pytest_speedbench.load.records import Arrivals, RequestRecord, RoundRecord
+from pytest_speedbench.metrics.throughput import (
+    DIP_S,
+    Interval,
+    full_batch,
+    in_flight,
+    output_tps,
+    steady_output_tps,
+    user_tps,
+)
 from tests.metrics.records import request, round_of
 
 
@@ -18,7 +26,7 @@ def plain(sent_s: float, ended_s: float, *arrivals: tuple[float, int]) -> Reques
         repeat=0,
         sent_s=sent_s,
         ended_s=ended_s,
-        arrivals=tuple(Arrival(*arrival) for arrival in arrivals),
+        arrivals=Arrivals.of(arrivals),
         output_tokens=sum(tokens for _, tokens in arrivals),
     )
 
@@ -59,6 +67,57 @@ def test_steady_tps_counts_the_time_with_a_full_batch_only() -> None:
     first = plain(0, 4, (0.5, 7), (2, 3))
     second = plain(1, 6, (3, 2), (6, 9))
     assert steady_output_tps([round_of(first, second, batch_size=2)]) == 5 / 3
+
+
+def test_a_dip_in_which_a_slot_changes_its_prompt_is_part_of_the_steady_state() -> None:
+    """One step of four streams, read one after the other; the first to end has its successor 8 ms later.
+
+    The tokens that are read in these 8 ms are those of a whole step of 1 s. Leaving them out with the 8 ms would
+    take a quarter of the tokens for nothing.
+    """
+    steps = [plain(0, 3, *((step + index / 500, 1) for step in (1, 2)), (3, 1)) for index in (1, 2, 3)]
+    ends, follows = plain(0, 2, (1, 1), (2, 1)), plain(2.008, 3, (3, 1))
+    round_ = round_of(ends, *steps, follows, batch_size=4)
+    assert full_batch(round_) == ((0, 3),)
+    assert steady_output_tps([round_]) == 12 / 3
+
+
+def test_a_longer_dip_is_not() -> None:
+    first, second = plain(0, 2, (1, 1), (2, 1)), plain(2 + 2 * DIP_S, 4, (3, 8))
+    assert full_batch(round_of(first, second)) == ((0, 2), (2 + 2 * DIP_S, 4))
+    assert steady_output_tps([round_of(first, second)]) == 10 / (4 - 2 * DIP_S)
+
+
+def steady_by_hand(round_: RoundRecord) -> float | None:
+    """As the definition reads, one token after the other."""
+    stretches = full_batch(round_)
+    seconds = sum(end - start for start, end in stretches)
+    tokens = sum(
+        arrival.tokens
+        for request in round_.requests
+        for arrival in request.arrivals
+        if any(start <= arrival.received_s <= end for start, end in stretches)
+    )
+    return tokens / seconds if seconds else None
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 20), st.integers(1, 10), st.lists(st.integers(0, 10), max_size=5)),
+        min_size=1,
+        max_size=12,
+    ),
+    st.integers(1, 4),
+)
+def test_steady_tps_is_what_its_definition_says(
+    spans: list[tuple[int, int, list[int]]], batch_size: int
+) -> None:
+    requests = [
+        plain(start, start + length, *((start + min(at, length), 3) for at in sorted(moments)))
+        for start, length, moments in spans
+    ]
+    round_ = round_of(*requests, batch_size=batch_size)
+    assert steady_output_tps([round_]) == steady_by_hand(round_)
 
 
 def test_steady_tps_pools_rounds() -> None:

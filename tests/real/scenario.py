@@ -61,6 +61,9 @@ class Gate:
                 f"--speedbench-category={','.join(categories)}",
                 f"--speedbench-output-length={OUTPUT_LENGTH}",
                 "--speedbench-ignore-eos",
+                "--speedbench-rounds=1",
+                "--speedbench-max-rounds=1",
+                "--speedbench-degenerate=1",  # models of random weights repeat themselves
                 f"--speedbench-json={results}",
                 *arguments,
             )
@@ -86,10 +89,10 @@ def gates_the_drafter(
         batch_size: of all cells.
         categories: one cell each; the drafter must be worse in all of them.
     """
-    cells = len(categories)
+    cells = len(categories) + 1  # and their mean
     saved = gate.run(saved_on, batch_size, "--speedbench-save", categories=categories)
     saved.result.assert_outcomes(passed=cells)
-    saved.result.stdout.fnmatch_lines([f"saved {cells} cells to baselines/*"])
+    saved.result.stdout.fnmatch_lines([f"saved {len(categories)} cells to baselines/*"])
     assert len(saved.cells) == cells
     for cell in saved.cells.values():
         assert cell["problems"] == []
@@ -109,6 +112,47 @@ def gates_the_drafter(
     return saved
 
 
+def compares_with_no_speculation(gate: Gate, drafting: Target, plain: Target) -> None:
+    """Measures both in one run, A B B A, with no file: speedup and break-even point come with it.
+
+    Args:
+        gate: that runs it.
+        drafting: a target with a URL.
+        plain: the same without speculation, with a URL.
+    """
+    targets = {
+        each.name: {
+            "engine": each.engine,
+            "url": each.url,
+            "model": each.model,
+            "method": each.method,
+            "draft_length": DRAFT_LENGTH,
+        }
+        for each in (drafting, plain)
+    }
+    folder = gate.pytester.path
+    (folder / "speedbench.yaml").write_text(json.dumps({"targets": targets}))
+    result = gate.pytester.runpytest_subprocess(
+        *("-p", "no:cacheprovider", "--pyargs", "pytest_speedbench.suite", "-k", "acceptance"),
+        *(f"--speedbench-target={drafting.name}", f"--speedbench-against={plain.name}"),
+        "--speedbench-concurrent-targets",
+        *("--speedbench-batch-size=1,4", "--speedbench-category=coding,qa", "--speedbench-limit=4"),
+        *(f"--speedbench-output-length={OUTPUT_LENGTH}", "--speedbench-ignore-eos"),
+        *("--speedbench-rounds=2", "--speedbench-max-rounds=2", "--speedbench-degenerate=1"),
+        "--speedbench-json=results.json",
+    )
+    result.assert_outcomes(passed=6)
+    document = json.loads((folder / "results.json").read_text())
+    for cell in document["cells"]:
+        check = cell["verdicts"]["acceptance_length"]
+        assert check["verdict"] in ("improvement", "inconclusive"), "drafts can only add tokens to a step"
+        assert check["baseline"] == 1
+        assert check["value"] > 1
+        assert cell["metrics"]["speedup"] > 0
+    result.stdout.fnmatch_lines(["qualitative: speculation pays *"])
+    assert not (folder / "baselines").exists()
+
+
 def repeats_its_target(run: Run) -> None:
     """Every draft was accepted, and so each step but the last yielded k + 1 tokens."""
     decode_tokens = OUTPUT_LENGTH - 1
@@ -126,7 +170,7 @@ def refuses_a_dead_drafter(gate: Gate, dead: Target, batch_size: int) -> None:
         batch_size: of the cell.
     """
     saving = gate.run(dead, batch_size, "--speedbench-save", categories=("qa",))
-    saving.result.assert_outcomes(failed=1)
+    saving.result.assert_outcomes(failed=1)  # one category has no mean
     saving.result.stdout.fnmatch_lines(["*dead drafter*", "*nothing was saved*"])
     assert list(saving.metric("acceptance_length").values()) == [pytest.approx(1, abs=0.02)]
     assert [cell["problems"] for cell in saving.cells.values()] == [[]]

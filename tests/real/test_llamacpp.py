@@ -55,10 +55,10 @@ def test_gates_the_ngram_drafter(gate: Gate) -> None:
 
 def test_without_a_drafter_each_step_yields_a_token(gate: Gate) -> None:
     run = gate.run(target("llamacpp", "none"), BATCH_SIZE, categories=("qa", "multilingual"))
-    run.result.assert_outcomes(failed=2)
-    assert run.verdicts() == ["no-baseline"] * 2
+    run.result.assert_outcomes(failed=3)  # with their mean
+    assert run.verdicts() == ["no-baseline"] * 3
     assert set(run.metric("acceptance_length").values()) == {1.0}
-    assert [cell["problems"] for cell in run.cells.values()] == [[], []]
+    assert [cell["problems"] for cell in run.cells.values()] == [[]] * 3
 
 
 def test_a_batch_larger_than_its_slots_is_not_measured(gate: Gate) -> None:

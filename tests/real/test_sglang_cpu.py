@@ -21,9 +21,9 @@ from pytest_speedbench.engines.process import start
 from pytest_speedbench.engines.sglang import SglangEngine
 from pytest_speedbench.load.conversation import prepare
 from pytest_speedbench.load.rounds import measure_rounds
-from pytest_speedbench.metrics.measure import build
 from pytest_speedbench.settings import Target
 from pytest_speedbench.vocabulary import QUALITATIVE
+from tests.metrics.records import build
 from tests.real.scenario import (
     OUTPUT_LENGTH,
     Gate,

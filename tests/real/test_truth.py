@@ -25,10 +25,10 @@ from pytest_speedbench.load.conversation import prepare
 from pytest_speedbench.load.records import RequestRecord
 from pytest_speedbench.load.rounds import difference, measure_rounds
 from pytest_speedbench.metrics.acceptance import count_steps
-from pytest_speedbench.metrics.measure import build
 from pytest_speedbench.metrics.measurement import PromptTally
 from pytest_speedbench.settings import Target
 from pytest_speedbench.vocabulary import QUALITATIVE
+from tests.metrics.records import build
 from tests.real.targets import BATCH_SIZE, DRAFT_LENGTH, LOOKUP, installed, prompt_lookup, target, variables
 
 OUTPUT_LENGTH = 64
@@ -238,10 +238,8 @@ def writes_the_true_text(found: Found, may_hold_back: bool = False) -> None:
     untold = {key for key, each in found.prompts.items() if each.request.token_ids is None}
     assert len(untold) < len(found.prompts) if may_hold_back else not untold
     told = {key: each for key, each in found.prompts.items() if key not in untold}
-    assert (
-        replace(found, prompts=told).differences(lambda each: each.request.token_ids, lambda t: t.tokens)
-        == []
-    )
+    written = replace(found, prompts=told)
+    assert written.differences(lambda each: tuple(each.request.token_ids or ()), lambda t: t.tokens) == []
 
 
 def the_server_counted_all(found: Found) -> None:

@@ -13,7 +13,13 @@ from dataclasses import replace
 
 from pytest_speedbench.engines.control import Control
 from pytest_speedbench.settings import Target
-from tests.real.scenario import Gate, gates_the_drafter, refuses_a_dead_drafter, repeats_its_target
+from tests.real.scenario import (
+    Gate,
+    compares_with_no_speculation,
+    gates_the_drafter,
+    refuses_a_dead_drafter,
+    repeats_its_target,
+)
 from tests.real.targets import BATCH_SIZE, LOOKUP, prompt_lookup, target
 
 Serve = Callable[[Target], str]
@@ -29,6 +35,12 @@ def test_gates_the_ngram_drafter_of_a_server_that_already_runs(gate: Gate, serve
     control.close()
 
 
+def test_compares_speculation_with_none_on_two_servers_at_once(gate: Gate, serve: Serve) -> None:
+    plain = target("vllm", "none")
+    drafting = replace(prompt_lookup(*LOOKUP), url=serve(prompt_lookup(*LOOKUP)))
+    compares_with_no_speculation(gate, drafting, replace(plain, url=serve(plain)))
+
+
 def test_gates_a_draft_model(gate: Gate, serve: Serve) -> None:
     drafting = target("vllm", "draft_model")
     worse = target("vllm", "draft_model", draft_model="draft_worse")
@@ -39,7 +51,7 @@ def test_measures_the_known_truth_of_an_eagle_head(gate: Gate) -> None:
     run = gate.run(
         target("vllm", "eagle", model="memoryless", draft_model="eagle"), BATCH_SIZE, "--speedbench-save"
     )
-    run.result.assert_outcomes(passed=3)
+    run.result.assert_outcomes(passed=4)
     repeats_its_target(run)
     assert {cell["counter_source"] for cell in run.cells.values()} == {"response"}
 

@@ -1,0 +1,114 @@
+"""The document for machines holds everything that a run found, and fits its schema."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator, ValidationError
+
+from pytest_speedbench.gate.checks import Check, Verdict
+from pytest_speedbench.metrics.measurement import RoundFigures
+from pytest_speedbench.report.json_file import SCHEMA, document
+from pytest_speedbench.report.results import CellResult
+from tests.report.test_text import (
+    BREAK_EVEN,
+    CODING,
+    DRAFTER,
+    MEAN_CELL,
+    PATTERN,
+    SLOWER,
+    check,
+    measurement,
+    run,
+)
+
+SCHEMA_CHECK = Draft202012Validator(json.loads(SCHEMA.read_text()))
+
+
+def written(*cells: CellResult, everything: bool = False) -> Any:
+    """A document as it is read back from the file, with a pattern and a break-even point if `everything` is asked for."""
+    result = run(*cells)
+    if everything:
+        result = replace(result, patterns=(PATTERN,), break_evens=(BREAK_EVEN,))
+    return json.loads(json.dumps(document(result), allow_nan=False))
+
+
+def test_a_whole_run() -> None:
+    rounds = (RoundFigures(2349.0, 98.0, 2.81, 0.03, None), RoundFigures(2350.0, None, None, None))
+    noisy = replace(SLOWER, standard_error=0.03, detectable_loss=0.17)
+    result = written(
+        CellResult(replace(measurement(CODING), rounds=rounds), (check(), noisy), DRAFTER, "what failed"),
+        CellResult(measurement(MEAN_CELL), (check(),), pattern=PATTERN),
+        everything=True,
+    )
+    SCHEMA_CHECK.validate(result)
+    coding, mean = result["cells"]
+    assert (coding["id"], mean["category"]) == ("qualitative-coding-bs32", "mean")
+    assert coding["rounds"][1] == {
+        "output_tps": 2350.0,
+        "user_tps": None,
+        "acceptance_length": None,
+        "step_latency_s": None,
+        "speedup": None,
+    }
+    verdict = coding["verdicts"]["output_tps"]
+    assert (verdict["verdict"], verdict["rounds"], verdict["baseline_rounds"]) == ("regression", 3, 9)
+    assert (verdict["standard_error"], verdict["detectable_loss"]) == (0.03, 0.17)
+    assert coding["cause"]["breakdown"]["acceptance_length"] == {
+        "ratio": 0.937,
+        "ci_low": 0.93,
+        "ci_high": 0.944,
+        "share": 0.94,
+    }
+    assert coding["cause"]["positions"][0] == {"position": 1, "baseline": 0.681, "value": 0.64}
+    assert result["patterns"][0]["fallen"] == ["multilingual", "rag"]
+    assert result["break_evens"][0]["speedups"] == {"16": 1.12, "64": 0.93}
+    assert result["detectable_losses"] == [
+        {"metric": "acceptance_length", "of_means": False, "loss": 0.037},
+        {"metric": "output_tps", "of_means": False, "loss": 0.17},
+        {"metric": "acceptance_length", "of_means": True, "loss": 0.037},
+    ]
+    assert result["blind_checks"] == [
+        {
+            "cell": "qualitative-coding-bs32",
+            "metric": "output_tps",
+            "tolerance": 0.05,
+            "detectable_loss": 0.17,
+        }
+    ]
+
+
+def test_a_run_that_found_nothing() -> None:
+    SCHEMA_CHECK.validate(written())
+    SCHEMA_CHECK.validate(written(CellResult(measurement(problems=("1 request failed",)), ())))
+
+
+def test_a_check_that_compared_nothing() -> None:
+    nothing = Check("output_tps", Verdict.NO_BASELINE, 0.05, 0.001)
+    result = written(CellResult(measurement(CODING), (nothing,)))
+    SCHEMA_CHECK.validate(result)
+    assert result["cells"][0]["verdicts"]["output_tps"]["ratio"] is None
+    assert result["blind_checks"] == []
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("cells", 0, "cause", "word"), "nobody"),
+        (("cells", 0, "cause", "breakdown", "rest", "ratio"), 0),
+        (("cells", 0, "verdicts", "output_tps", "detectable_loss"), "2 %"),
+        (("patterns", 0, "kind"), "some"),
+        (("break_evens", 0, "batch_size"), "37"),
+    ],
+)
+def test_the_schema_refuses_what_no_run_can_have_found(place: tuple[str | int, ...], value: object) -> None:
+    result = written(CellResult(measurement(CODING), (SLOWER,), DRAFTER), everything=True)
+    node: Any = result
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = value
+    with pytest.raises(ValidationError):
+        SCHEMA_CHECK.validate(result)
