@@ -214,6 +214,11 @@ def pytest_runtest_makereport(
     session = item.config.stash.get(_SESSION, None)
     if session is not None and report.failed and _is_gated(item):
         session.failed.append(item.nodeid)
+        crash = getattr(report.longrepr, "reprcrash", None)
+        if (
+            crash is not None
+        ):  # the short summary and JUnit's message: where CI is set, pytest does not cut them
+            crash.message = crash.message.partition("\n")[0]
     return report
 
 

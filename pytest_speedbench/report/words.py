@@ -52,8 +52,7 @@ def method(name: str, draft_length: int) -> str:
 
 def cell_line(cell: Cell) -> str:
     """A cell in words: `qualitative / coding / batch size 32`."""
-    category = "mean over categories" if cell.is_mean else cell.category
-    return f"{cell.split} / {category} / batch size {cell.batch_size}"
+    return f"{cell.split} / {cell.category} / batch size {cell.batch_size}"
 
 
 def loss(share: float) -> str:

@@ -83,7 +83,7 @@ def test_a_weaker_drafter_is_a_regression_of_acceptance_length(saved: Run) -> No
             "  engine log: .speedbench/logs/reference-*.log",
             "  if this is intended, store it as the new baseline:",
             "    pytest *--speedbench-save",
-            "qualitative / mean over categories / batch size 2: acceptance_length -* %,*",
+            "qualitative / mean / batch size 2: acceptance_length -* %,*",
             "  pattern: all 2 categories fell alike*",
         ]
     )
@@ -237,3 +237,19 @@ def test_what_is_neither_is_called_unclear(pytester: pytest.Pytester, timed: Run
     result.stdout.fnmatch_lines(
         ["*output_tps -* %, unclear", "  cause: unclear. *", "  next: look at prefill*"]
     )
+
+
+# In CI
+
+
+def test_the_short_summary_has_a_line_for_each_failure(saved: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest cuts nothing off there where CI is set."""
+    monkeypatch.setenv("CI", "true")
+    result = saved(WEAKER)
+    summary = result.outlines[
+        result.outlines.index(
+            "=========================== short test summary info ============================"
+        ) :
+    ]
+    assert len(summary) == 1 + 3 + 1
+    assert summary[1].endswith(", drafter")

@@ -239,7 +239,7 @@ def test_a_mean_that_fell_says_what_its_categories_have_in_common() -> None:
     mean = check(ratio=0.96, ci_low=0.95, ci_high=0.97, baseline=2.5, value=2.4, tolerance=0.01, paired=0)
     result = CellResult(measurement(MEAN_CELL), (mean,), None, pattern=PATTERN)
     assert text_of(result, save=SAVE) == [
-        "qualitative / mean over categories / batch size 32: acceptance_length -4.0 %",
+        "qualitative / mean / batch size 32: acceptance_length -4.0 %",
         "vllm, llama-3.3-70b, eagle3 k=3",
         "  acceptance_length 2.50 -> 2.40   -4.0 %  [95 % CI -5.0 .. -3.0]",
         "                    REGRESSION (tolerance -1 %)",
