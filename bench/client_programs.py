@@ -49,7 +49,7 @@ def ours(url: str, streams: int, chunks: int) -> dict[str, Any]:
     return {
         "output_tps": measurement.metrics.get("output_tps"),
         "inter_token_latency_s_p99": measurement.metrics.get("inter_token_latency_s_p99"),
-        "problems": list(measurement.problems),
+        "problems": [*measurement.problems, *([measurement.overload] if measurement.overload else [])],
         "notes": list(measurement.notes),
         "client_busy": record.client_busy,
         "arrived_s": arrived_s,

@@ -155,10 +155,10 @@ class Schedule:
                 reason = (
                     f"without speculation: {'; '.join(without.problems) or without.missing.get('output_tps')}"
                 )
+        if "output_tps" not in measurement.metrics:
+            reason = measurement.missing.get("output_tps", "there is no output TPS")
         if reason is not None or without is None:
             return replace(measurement, missing={**measurement.missing, "speedup": reason or ""})
-        if "output_tps" not in measurement.metrics:
-            return measurement
         rounds = [
             replace(figures, speedup=figures.output_tps / other.output_tps)
             if figures.output_tps and other.output_tps

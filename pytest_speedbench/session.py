@@ -251,22 +251,26 @@ class Session:
 
         assert self._schedule is not None and self._judge is not None
         path, hardware = self.settings.baseline_path, self._schedule.main.hardware
-        cells = [cell for cell in self._measured if not cell.is_mean]
         why_not = None
         if self.failed:
             why_not = f"{_counted(len(self.failed), 'gated test')} failed"
         elif exit_status not in (0, 1):
             why_not = "the run did not end by itself"
-        elif hardware is None or not cells:
+        elif hardware is None or not self._measured:
             why_not = "no cell was measured"
         if why_not is not None or hardware is None:
             self._messages.append(f"nothing was saved to {self._shown(path)}: {why_not}")
             return True
+        measured = {
+            each: self._schedule.measurement(each)
+            for cell in self._measured
+            for each in (self._schedule.batch_of(cell) if cell.is_mean else (cell,))
+        }
         try:
             merged = merge(
                 self.settings.target.name,
                 load(path),  # again: another run may have saved other cells meanwhile
-                [self._measured[cell] for cell in cells],
+                list(measured.values()),
                 self._judge.conditions,
                 hardware.key,
             )
@@ -275,7 +279,7 @@ class Session:
             self._messages.append(f"nothing was saved: {error}")
             return False
         self._messages.append(
-            f"saved {_counted(len(cells), 'cell')} to {self._shown(path)}; look at the change before you commit it"
+            f"saved {_counted(len(measured), 'cell')} to {self._shown(path)}; look at the change before you commit it"
         )
         return True
 

@@ -140,15 +140,18 @@ def refuse(measurement: Measurement, method: str) -> None:
 
     Raises:
         BaselineError: the measurement has problems, no acceptance length (but for method `unknown`) or no output
-            TPS, or its drafter is dead.
+            TPS (but for a client that was overloaded), or its drafter is dead.
     """
     cell = measurement.cell.id
     if measurement.problems:
         raise BaselineError(
             f"{cell}: not stored, the measurement is invalid: {'; '.join(measurement.problems)}"
         )
-    # An endpoint of which so little is known can still be gated on its speed.
-    needed = ("output_tps",) if method == UNKNOWN else ("acceptance_length", "output_tps")
+    needed = []
+    if method != UNKNOWN:  # an endpoint of which so little is known can still be gated on its speed
+        needed.append("acceptance_length")
+    if method == UNKNOWN or not measurement.overload:  # a late client leaves the acceptance half as it is
+        needed.append("output_tps")
     for metric in needed:
         if metric not in measurement.metrics:
             reason = measurement.missing.get(metric, "it was not measured")
@@ -195,7 +198,8 @@ def merge(
         run = _run_of(runs, conditions.of(measurement))
         if "acceptance_length" in measurement.metrics:
             acceptance[measurement.cell.id] = _acceptance_cell(measurement, run)
-        here[measurement.cell.id] = _throughput_cell(measurement, run)
+        if "output_tps" in measurement.metrics:
+            here[measurement.cell.id] = _throughput_cell(measurement, run)
     used = {cell.run for cell in acceptance.values()}
     used |= {cell.run for cells in throughput.values() for cell in cells.values()}
     return Baseline(

@@ -92,9 +92,11 @@ def _estimate(checks: Sequence[Check]) -> Estimate | None:
     if len(parts) < len(checks):
         return Estimate(math.log(ratio), None, 0.0)
     total = math.fsum(part.value for part in parts)
-    # Categories of one batch share much of what is known of their noise, so that it does not add up.
     freedom = max(part.degrees_of_freedom for part in parts)
-    if total:
+    if total and all(check.degrees_of_freedom == check.paired - 1 for check in checks):
+        freedom = satterthwaite(parts, total)  # each knows its error from its own prompts
+    elif total:
+        # rounds: categories of one batch share what is known of their noise, so that it does not add up
         freedom = min(freedom, satterthwaite(parts, total))
     return Estimate(math.log(ratio), math.sqrt(total), freedom)
 

@@ -41,8 +41,10 @@ def combine(cell: Cell, method: str, rounds: Sequence[MeasuredRound]) -> Measure
     """
     metrics: dict[str, float] = {}
     missing: dict[str, str] = {}
-    for name in sorted({name for round_ in rounds for name in round_.times}):
-        metrics[name] = median(round_.times[name] for round_ in rounds if name in round_.times)
+    overload = "; ".join(_together([[round_.overload] if round_.overload else [] for round_ in rounds]))
+    if not overload:
+        for name in sorted({name for round_ in rounds for name in round_.times}):
+            metrics[name] = median(round_.times[name] for round_ in rounds if name in round_.times)
     counts = _total([round_.counts for round_ in rounds])
     drafts = _total([round_.drafts for round_ in rounds])
     _accept(metrics, missing, method, counts, drafts)
@@ -55,7 +57,7 @@ def combine(cell: Cell, method: str, rounds: Sequence[MeasuredRound]) -> Measure
     delivered = any(round_.delivered for round_ in rounds)
     for name, reason in _why_untimed(cell, counts, method, delivered).items():
         if name not in metrics:
-            missing.setdefault(name, reason)
+            missing[name] = overload or missing.get(name, reason)
     return Measurement(
         cell=cell,
         metrics=metrics,
@@ -66,6 +68,7 @@ def combine(cell: Cell, method: str, rounds: Sequence[MeasuredRound]) -> Measure
         finished=sum(round_.sent - round_.failed for round_ in rounds),
         failed=sum(round_.failed for round_ in rounds),
         missing=missing,
+        overload=overload or None,
         problems=_together([round_.problems for round_ in rounds]),
         notes=tuple(_notes(method, rounds, counts)),
         counter_source=_listed(round_.counter_source for round_ in rounds),

@@ -16,7 +16,7 @@ from pytest_speedbench.metrics import acceptance, latency, throughput
 from pytest_speedbench.metrics.acceptance import StepCounts, counts_of
 from pytest_speedbench.metrics.degenerate import repeats_itself
 from pytest_speedbench.metrics.measurement import PromptTally, RoundFigures
-from pytest_speedbench.metrics.trust import problems_of
+from pytest_speedbench.metrics.trust import overload_of, problems_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class MeasuredRound:
     delivered: int
     """Requests that brought at least one token."""
     problems: tuple[str, ...]
+    overload: str | None
+    """Why nothing was timed: the client measured itself."""
     counter_source: str | None
     tokenization: str
     prompt_tokens: int
@@ -75,8 +77,11 @@ def measure_round(method: str, round_: RoundRecord, prompts: Sequence[Prompt]) -
     drafts = pooled
     if pooled is not None and pooled.drafted_steps is None:
         drafts = _server_counts(method, round_, delivered) or pooled
-    times = _times(round_, delivered)
-    times |= _step_latency(delivered, [counted[id(r)].steps for r in delivered] if complete else None, pooled)
+    overload = overload_of(round_)
+    times: dict[str, float] = {}
+    if overload is None:
+        steps = [counted[id(r)].steps for r in delivered] if complete else None
+        times = _times(round_, delivered) | _step_latency(delivered, steps, pooled)
     return MeasuredRound(
         figures=RoundFigures(
             output_tps=times.get("output_tps"),
@@ -93,6 +98,7 @@ def measure_round(method: str, round_: RoundRecord, prompts: Sequence[Prompt]) -
         failed=len(requests) - len(finished),
         delivered=len(delivered),
         problems=tuple(problems_of(method, round_, prompts, delivered, complete)),
+        overload=overload,
         counter_source=_counter_source(round_, delivered),
         tokenization=round_.tokenization,
         prompt_tokens=sum(request.prompt_tokens or 0 for request in finished),

@@ -61,7 +61,9 @@ class Measurement:
     missing: Mapping[str, str]
     """Why a metric is absent, in words for a person: metric name -> reason."""
     problems: tuple[str, ...] = ()
-    """Why no verdict can be drawn from this: failed requests, inconsistent counters, degenerate output."""
+    """Why no verdict can be drawn from this: failed requests, inconsistent counters."""
+    overload: str | None = None
+    """Why nothing that is timed was measured: the client was busy with itself. Counters do not mind."""
     notes: tuple[str, ...] = ()
     """What a reader should know: counters' source, undetermined overshoot, repeated prompts."""
     counter_source: str | None = None

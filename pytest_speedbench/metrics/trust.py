@@ -43,12 +43,16 @@ def problems_of(
         problems.append(
             f"{len(silent)} of {len(requests)} requests delivered no token, first {_name(silent[0])}"
         )
-    problems += _overloaded(round_)
     return problems + _miscounted(method, round_, delivered, complete, failed=bool(failed))
 
 
-def _overloaded(round_: RoundRecord) -> list[str]:
-    """Whether the client measured itself."""
+def overload_of(round_: RoundRecord) -> str | None:
+    """Why the times of a round are the client's own; None where they are the engine's.
+
+    Counters are the engine's in either case: acceptance length does not mind a late client.
+    """
+    if not round_.requests:
+        return None
     busy, waiting = round_.client_busy, round_.client_waiting
     cure = (
         f"share the streams (--speedbench-client-processes={round_.client_processes + 1}), or use a smaller batch size"
@@ -56,17 +60,17 @@ def _overloaded(round_: RoundRecord) -> list[str]:
         else "it had no free core: leave it one"
     )
     if busy + waiting > CLIENT_OVERLOADED:
-        return [
+        return (
             f"the client was overloaded: it computed {busy:.0%} of the time and waited {waiting:.0%} for a core, so "
             f"that its speed was measured and not the engine's; {cure}"
-        ]
+        )
     lasted_s = max(r.ended_s for r in round_.requests) - min(r.sent_s for r in round_.requests)
     if lasted_s > _LONG_ENOUGH_S and round_.loop_lag_s_p99 > CLIENT_LATE_S:
-        return [
+        return (
             f"the client was overloaded: it came {1000 * round_.loop_lag_s_p99:.0f} ms late to what had arrived (p99), "
             f"so that its speed was measured and not the engine's; {cure}"
-        ]
-    return []
+        )
+    return None
 
 
 def _miscounted(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_speedbench.gate.sight import Blind, Sight, blind, sights
 from pytest_speedbench.report.words import METRICS, listed, loss
+from pytest_speedbench.vocabulary import ACCEPTANCE
 
 if TYPE_CHECKING:
     from pytest_speedbench.report.results import CellResult
@@ -60,8 +61,8 @@ def blind_lines(cells: Sequence[CellResult], found: Sequence[Blind]) -> list[str
         )
         lines.append(
             f"{subject}: {'it is' if len(noisy) == 1 else 'the worst is'} {worst.metric} of {worst.cell}, which "
-            f"allows {100 * worst.tolerance:.3g} % and sees {loss(worst.detectable_loss or 0.0)}; measure more rounds, "
-            "or allow more"
+            f"allows {100 * worst.tolerance:.3g} % and sees {loss(worst.detectable_loss or 0.0)}; measure more "
+            f"{'prompts' if worst.metric in ACCEPTANCE else 'rounds'}, or allow more"
         )
     unknown = len(found) - len(noisy)
     if unknown:

@@ -114,3 +114,14 @@ def test_one_refused_measurement_keeps_all_of_them_out() -> None:
 def test_nothing_measured_leaves_the_baseline_as_it_was() -> None:
     assert merge("llama", baseline_of(), [], CONDITIONS, "CPU x 4") == baseline_of()
     assert merge("llama", None, [], CONDITIONS, HARDWARE) == Baseline("llama")
+
+
+def test_a_late_client_leaves_the_acceptance_half_to_be_stored() -> None:
+    late = replace(
+        measurement(metrics={"output_tps": None, "user_tps": None}),
+        overload="the client was overloaded",
+        missing={"output_tps": "the client was overloaded"},
+    )
+    stored = merge("llama", None, [late], CONDITIONS, HARDWARE)
+    assert set(stored.acceptance) == {late.cell.id}
+    assert stored.throughput == {}

@@ -79,3 +79,8 @@ def test_another_folder(pytester: pytest.Pytester, run: Run) -> None:
     run("--speedbench-save", "--speedbench-baselines=kept/here").assert_outcomes(passed=3)
     assert (pytester.path / "kept" / "here" / BASELINE.name).exists()
     run("--speedbench-baselines=kept/here").assert_outcomes(passed=3)
+
+
+def test_saving_a_mean_saves_its_categories(pytester: pytest.Pytester, run: Run) -> None:
+    run("--speedbench-save", "-k", "mean").assert_outcomes(passed=1)
+    assert cells(pytester) == {"qualitative-coding-bs2", "qualitative-qa-bs2"}

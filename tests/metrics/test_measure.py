@@ -163,17 +163,21 @@ def test_an_overloaded_client_measures_itself() -> None:
         long = round_of(request(accepted_by_step=[3] * 14))
         return build(CELL, "eagle3", [long, replace(long, **told)], [prompt()])  # type: ignore[arg-type]
 
-    (problem,) = of_client(client_busy=0.94, client_waiting=0.02).problems
-    assert problem == (
+    late = of_client(client_busy=0.94, client_waiting=0.02)
+    assert late.overload == (
         "round 2: the client was overloaded: it computed 94% of the time and waited 2% for a core, so that its speed "
         "was measured and not the engine's; share the streams (--speedbench-client-processes=2), or use a smaller "
         "batch size"
     )
-    (problem,) = of_client(client_busy=0.3, client_waiting=0.65).problems
-    assert problem.endswith("; it had no free core: leave it one")
-    (problem,) = of_client(client_busy=0.7, loop_lag_s_p99=2.5).problems
-    assert "it came 2500 ms late to what had arrived (p99)" in problem
-    assert of_client(client_busy=0.6).problems == ()
+    assert late.problems == ()
+    assert late.metrics["acceptance_length"] == 4, "counters do not mind"
+    assert "output_tps" not in late.metrics
+    assert late.missing["output_tps"] == late.missing["ttft_s_p99"] == late.overload
+    starved = of_client(client_busy=0.3, client_waiting=0.65).overload
+    assert starved is not None and starved.endswith("; it had no free core: leave it one")
+    flooded = of_client(client_busy=0.7, loop_lag_s_p99=2.5).overload
+    assert flooded is not None and "it came 2500 ms late to what had arrived (p99)" in flooded
+    assert of_client(client_busy=0.6).overload is None
     assert of_client(client_busy=0.6).notes == (
         "the client computed 60% of the time: latencies may be its own",
     )
