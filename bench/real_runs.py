@@ -158,9 +158,7 @@ def all_runs(keep: Path, kinds: Sequence[Kind], output_length: int) -> dict[Kind
     Raises:
         RuntimeError: pytest did not come to an end as it should, or the folder holds runs of another kind.
     """
-    saved = one_run(keep, BASELINE, output_length, ["--speedbench-save"])
-    if saved.about.exit_status != _PASSED:
-        raise RuntimeError(f"the baseline was not saved: {keep / BASELINE / OUTPUT}")
+    one_run(keep, BASELINE, output_length, ["--speedbench-save"])
     plan = [(kind, number) for kind in kinds for number in range(kind.runs)]
     plan.sort(key=lambda each: (each[1] + 0.5) / each[0].runs)
     runs: dict[Kind, list[Run]] = {kind: [] for kind in kinds}
@@ -182,7 +180,8 @@ def one_run(keep: Path, name: str, output_length: int, options: Sequence[str]) -
         options: of pytest, beside those that all runs have.
 
     Raises:
-        RuntimeError: pytest did not come to an end as it should, or the run that is kept had other options.
+        RuntimeError: pytest did not come to an end as it should, the baseline was not saved, or the run that is kept
+            had other options.
     """
     command = [
         *("-p", "no:cacheprovider", "--speedbench-engine=reference", f"--speedbench-json={RESULTS}"),
@@ -198,6 +197,8 @@ def one_run(keep: Path, name: str, output_length: int, options: Sequence[str]) -
             if name != BASELINE:
                 shutil.copytree(keep / BASELINE / BASELINES, folder / BASELINES)
             about = run_pytest(folder, command)
+            if name == BASELINE and about.exit_status != _PASSED:
+                raise RuntimeError(f"the baseline was not saved:\n{tail_of(folder / OUTPUT)}")
             kept.mkdir(parents=True)
             for written in (OUTPUT, RESULTS):
                 shutil.copy(folder / written, kept)
@@ -233,8 +234,7 @@ def run_pytest(folder: Path, command: list[str]) -> About:
             raise RuntimeError(f"pytest ran for {_TIMEOUT_S} s and was ended") from error
     elapsed_s = time.perf_counter() - start
     if exit_status not in (_PASSED, _FAILED):
-        tail = (folder / OUTPUT).read_text().splitlines()[-20:]
-        raise RuntimeError("\n".join([f"pytest ended with status {exit_status}:", *tail]))
+        raise RuntimeError(f"pytest ended with status {exit_status}:\n{tail_of(folder / OUTPUT)}")
     others_s = busy_s() - before - (own_s() - own_before)
     return About(
         command=command,
@@ -245,6 +245,11 @@ def run_pytest(folder: Path, command: list[str]) -> About:
         load=os.getloadavg()[0],
         others=max(others_s, 0.0) / (elapsed_s * len(os.sched_getaffinity(0))),
     )
+
+
+def tail_of(output: Path) -> str:
+    """The last lines that pytest printed."""
+    return "\n".join(output.read_text().splitlines()[-20:])
 
 
 def busy_s() -> float:

@@ -82,8 +82,9 @@ def report(nothing: Kind, worse: Sequence[Kind], runs: Mapping[Kind, Sequence[Ru
         yield from false_alarms(unchanged)
         yield ""
         yield from scatter(unchanged)
-    yield ""
-    yield from misses(worse, runs)
+    if any(runs[kind] for kind in worse):
+        yield ""
+        yield from misses(worse, runs)
     yield ""
     yield from effort({kind.text: found for kind, found in runs.items() if found})
     yield ""
