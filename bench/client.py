@@ -290,14 +290,15 @@ def heading(options: argparse.Namespace, clients: Sequence[Client], load_average
     """What was measured with what."""
     versions = ", ".join(f"{client.name} {client.version}" for client in clients)
     return (
-        f"{_processor()}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}; "
+        f"{processor()}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}; "
         f"load average {load_average:.1f} before the first run.\n"
         f"{versions}.\nMedians of {options.repeats} runs, for the processor time with the least and the most; server of "
         f"{SERVER_PROCESSES} processes, all streams sending together."
     )
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What the operating system calls this machine's processor."""
     with open("/proc/cpuinfo") as told:
         names = [line.partition(":")[2].strip() for line in told if line.startswith("model name")]
     return names[0] if names else platform.machine()

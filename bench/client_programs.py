@@ -40,12 +40,14 @@ def ours(url: str, streams: int, chunks: int) -> dict[str, Any]:
     measurement = combine(
         Cell("throughput_1k", "mixed", streams), "none", [measure_round("none", record, prompts)]
     )
-    arrived_s: dict[int, list[float]] = {}
-    for request in record.requests:
-        if request.error is None and request.token_ids:
-            arrived_s[request.token_ids[0]] = [
-                a.received_s for a in request.arrivals for _ in range(a.tokens)
-            ]
+
+    def arrived_s() -> dict[int, list[float]]:
+        return {
+            request.token_ids[0]: [a.received_s for a in request.arrivals for _ in range(a.tokens)]
+            for request in record.requests
+            if request.error is None and request.token_ids
+        }
+
     return {
         "output_tps": measurement.metrics.get("output_tps"),
         "inter_token_latency_s_p99": measurement.metrics.get("inter_token_latency_s_p99"),

@@ -289,6 +289,7 @@ class Session:
     def result(self) -> RunResult:
         """All that this run found, for the report."""
         from pytest_speedbench.gate.breakeven import break_evens_of
+        from pytest_speedbench.metrics.pareto import pareto_curves
         from pytest_speedbench.report.results import RunResult
 
         assert self._schedule is not None and self._judge is not None
@@ -304,6 +305,7 @@ class Session:
             messages=tuple(self._messages),
             patterns=self._patterns(),
             break_evens=break_evens_of(self._measured.values()),
+            pareto_curves=pareto_curves(self._measured.values()),
         )
 
     def _patterns(self) -> tuple[Pattern, ...]:

@@ -49,6 +49,7 @@ def document(result: RunResult) -> dict[str, Any]:
         "messages": list(result.messages),
         "patterns": [_plain(pattern) for pattern in result.patterns],
         "break_evens": [_plain(each) for each in result.break_evens],
+        "pareto_curves": [_plain(curve) for curve in result.pareto_curves],
         "detectable_losses": [_plain(each) for each in found],
         "blind_checks": [_plain(each) for each in unseeing],
         "cells": [_cell(cell) for cell in result.cells],

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_speedbench.gate.checks import Check
     from pytest_speedbench.gate.pattern import Pattern
     from pytest_speedbench.metrics.measurement import Measurement
+    from pytest_speedbench.metrics.pareto import ParetoCurve
     from pytest_speedbench.settings import Target
 
 
@@ -54,3 +55,5 @@ class RunResult:
     """What losses of acceptance length have in common, by split and batch size."""
     break_evens: tuple[BreakEven, ...] = ()
     """Up to which batch size speculation pays, by split; where its speedup was measured."""
+    pareto_curves: tuple[ParetoCurve, ...] = ()
+    """Output TPS against user TPS, by throughput split; where several batch sizes were measured."""

@@ -16,6 +16,7 @@ from pytest_speedbench.report.results import CellResult
 from tests.report.test_text import (
     BREAK_EVEN,
     CODING,
+    CURVE,
     DRAFTER,
     MEAN_CELL,
     PATTERN,
@@ -32,7 +33,7 @@ def written(*cells: CellResult, everything: bool = False) -> Any:
     """A document as it is read back from the file, with a pattern and a break-even point if `everything` is asked for."""
     result = run(*cells)
     if everything:
-        result = replace(result, patterns=(PATTERN,), break_evens=(BREAK_EVEN,))
+        result = replace(result, patterns=(PATTERN,), break_evens=(BREAK_EVEN,), pareto_curves=(CURVE,))
     return json.loads(json.dumps(document(result), allow_nan=False))
 
 
@@ -66,6 +67,12 @@ def test_a_whole_run() -> None:
     assert coding["cause"]["positions"][0] == {"position": 1, "baseline": 0.681, "value": 0.64}
     assert result["patterns"][0]["fallen"] == ["multilingual", "rag"]
     assert result["break_evens"][0]["speedups"] == {"16": 1.12, "64": 0.93}
+    assert result["pareto_curves"][0]["points"][1] == {
+        "batch_size": 8,
+        "output_tps": 1303.4,
+        "user_tps": 439.7,
+        "on_frontier": True,
+    }
     assert result["detectable_losses"] == [
         {"metric": "acceptance_length", "of_means": False, "loss": 0.037},
         {"metric": "output_tps", "of_means": False, "loss": 0.17},

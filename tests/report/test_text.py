@@ -18,6 +18,7 @@ from pytest_speedbench.gate.checks import Check, Verdict
 from pytest_speedbench.gate.parts import Breakdown, Part
 from pytest_speedbench.gate.pattern import Pattern
 from pytest_speedbench.metrics.measurement import Measurement
+from pytest_speedbench.metrics.pareto import ParetoCurve, ParetoPoint
 from pytest_speedbench.report.cause_text import cause_lines
 from pytest_speedbench.report.failure import change, failure_text
 from pytest_speedbench.report.markdown import text
@@ -67,6 +68,15 @@ BREAK_EVEN = BreakEven(
     50.2,
     True,
     "throughput_1k: speculation pays up to batch size 37 [95 % CI 27 .. 50] (speedup 1.12 at 16, 0.93 at 64)",
+)
+
+CURVE = ParetoCurve(
+    "throughput_1k",
+    (
+        ParetoPoint(1, 350.3, 508.8, on_frontier=True),
+        ParetoPoint(8, 1303.4, 439.7, on_frontier=True),
+        ParetoPoint(32, 1290.2, 101.5, on_frontier=False),
+    ),
 )
 
 
@@ -433,6 +443,13 @@ class TestSummary:
         assert self.below_the_table(run(break_evens=(BREAK_EVEN,))) == [
             "throughput_1k: speculation pays up to batch size 37 [95 % CI 27 .. 50] (speedup",
             "  1.12 at 16, 0.93 at 64)",
+        ]
+
+    def test_it_tells_what_a_batch_buys_and_costs(self) -> None:
+        assert self.below_the_table(run(pareto_curves=(CURVE,))) == [
+            "throughput_1k, tokens/s of the batch and of a user: 350.3 and 508.8 at batch",
+            "  size 1, 1303 and 439.7 at 8, 1290 and 101.5 at 32; another batch size beats",
+            "  32",
         ]
 
     def test_the_page_tells_it_too(self) -> None:
