@@ -141,17 +141,16 @@ def _sentence(
         return _percent(logs[category])
 
     named = [f"{category} {change(category)}" for category in fallen]
+    everyone = "both categories" if compared == 2 else f"all {compared} categories"
     if kind == "alike":
         within = ", within their errors" if logs[fallen[-1]] >= 0 else ""
         text = (
-            f"all {compared} categories fell alike, {_percent(fmean(logs.values()))} on average "
+            f"{everyone} fell alike, {_percent(fmean(logs.values()))} on average "
             f"({change(fallen[0])} to {change(fallen[-1])}{within}): a worse drafter or another "
             "configuration, whatever the prompts are about."
         )
     elif kind == "unlike":
-        text = (
-            f"all {compared} categories fell, but unlike: most in {_listed(named[:3])}, least in {named[-1]}."
-        )
+        text = f"{everyone} fell, but unlike: most in {_listed(named[:-1][:3])}, least in {named[-1]}."
     elif kind == "one":
         text = f"only 1 of {compared} categories fell: {named[0]}."
     elif 2 * len(fallen) > compared:

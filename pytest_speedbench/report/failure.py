@@ -45,7 +45,7 @@ def failure_text(
     lines = wrapped(f"{cell_line(measurement.cell)}: {_gist(checks, result.cause)}")
     lines.append(target_line(target))
     for check in checks:
-        lines += _check_lines(check)
+        lines += _check_lines(check, stored=save_command is not None)
     if result.cause is not None:
         regressed = {check.metric for check in result.checks if check.verdict is Verdict.REGRESSION}
         breakdown = result.cause.breakdown
@@ -54,7 +54,8 @@ def failure_text(
     if result.pattern is not None:
         lines += wrapped(f"pattern: {result.pattern.sentence}", 2, 4)
     for differs in dict.fromkeys(line for check in checks for line in check.differs):
-        lines += wrapped(f"differs from the baseline: {differs}", 2, 4)
+        other = baseline if save_command is None else "the baseline"
+        lines += wrapped(f"differs from {other}: {differs}", 2, 4)
     for note in measurement.notes:
         lines += wrapped(f"note: {note}", 2, 4)
     lines += _compared_lines([check for check in checks if check.ratio is not None], baseline)
@@ -93,18 +94,19 @@ def change(check: Check) -> str:
     return text
 
 
-def _check_lines(check: Check) -> list[str]:
+def _check_lines(check: Check, *, stored: bool) -> list[str]:
     lines = [f"  {check.metric:<{MARGIN - 2}}{change(check)}"]
     verdict = check.verdict.value.upper()
+    reasons = list(check.reasons)
     if check.verdict is Verdict.IMPROVEMENT:
-        verdict += f" (by more than {100 * check.tolerance:.3g} %): the baseline is stale"
+        verdict += f" (by more than {100 * check.tolerance:.3g} %)"
+        reasons = [*(["the baseline is stale"] if stored else []), *check.reasons]
     elif check.ratio is not None:
         verdict += f" (tolerance -{100 * check.tolerance:.3g} %)"
-    reasons = list(check.reasons)
     if check.verdict is Verdict.INCONCLUSIVE and check.detectable_loss is not None:
         reasons.insert(0, f"could have seen a loss of {loss(check.detectable_loss)}")
     if reasons:
-        verdict += f"{';' if check.verdict is Verdict.IMPROVEMENT else ':'} {'; '.join(reasons)}"
+        verdict += f": {'; '.join(reasons)}"
     return lines + wrapped(verdict, MARGIN, MARGIN + 2)
 
 

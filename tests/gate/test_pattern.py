@@ -76,6 +76,16 @@ def test_all_but_unlike() -> None:
     )
 
 
+def test_two_of_two() -> None:
+    """As a run of two categories has it."""
+    alike, unlike = (pattern({"coding": -0.15, "math": other}) for other in (-0.15, -0.02))
+    assert alike is not None and alike.sentence.startswith("both categories fell alike, -15.0 % on average")
+    assert unlike is not None
+    assert unlike.sentence.startswith(
+        "both categories fell, but unlike: most in coding -15.0 %, least in math -2.0 %."
+    )
+
+
 def test_the_published_figures_of_a_pruned_vocabulary_are_named() -> None:
     found = pattern(every(-0.0528, **PUBLISHED))
     surer = pattern(every(-0.0528, **PUBLISHED), error=0.001)

@@ -303,11 +303,14 @@ def test_a_better_result_says_that_the_baseline_is_stale_and_what_speaks_against
         value=3.3,
         reasons=("3 of 80 requests loop",),
     )
-    assert text_of(CellResult(measurement(CODING), (better,)))[2:5] == [
+    result = CellResult(measurement(CODING), (better,))
+    assert text_of(result, save="pytest --speedbench-save")[2:5] == [
         "  acceptance_length 3.00 -> 3.30   +10.0 %  [95 % CI +8.0 .. +12.0]",
         "                    IMPROVEMENT (by more than 3 %): the baseline is stale; 3 of",
         "                      80 requests loop",
     ]
+    beside_another_target = text_of(result)
+    assert beside_another_target[3].strip() == "IMPROVEMENT (by more than 3 %): 3 of 80 requests loop"
 
 
 def test_a_note_of_the_measurement_is_told() -> None:
