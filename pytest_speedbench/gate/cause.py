@@ -71,7 +71,7 @@ def explain(
     """
     metric = _metric(failed)
     breakdown = breakdown_of(metric, cell, group, paired=paired)
-    return _cause(metric, breakdown, failed, cell.throughput is not None, _fallen([cell]))
+    return _cause(metric, breakdown, failed, _unknown([cell]), _fallen([cell]))
 
 
 def explain_mean(group: Sequence[Compared], failed: Collection[str], *, paired: bool = False) -> Cause:
@@ -84,29 +84,32 @@ def explain_mean(group: Sequence[Compared], failed: Collection[str], *, paired: 
     """
     metric = _metric(failed)
     breakdown = mean_breakdown(metric, group, paired=paired)
-    stored = all(cell.throughput is not None for cell in group)
-    return _cause(metric, breakdown, failed, stored, _fallen(group))
+    return _cause(metric, breakdown, failed, _unknown(group), _fallen(group))
 
 
 def _metric(failed: Collection[str]) -> str:
     return next((metric for metric in THROUGHPUT if metric in failed), "output_tps")
 
 
+def _unknown(cells: Sequence[Compared]) -> str:
+    """Why a loss of these cells cannot be taken apart, if it cannot."""
+    without = sum(cell.throughput is None for cell in cells)
+    if not without:
+        return "acceptance length and step latency are not known of every round"
+    whose = "" if without == len(cells) else f" of {without} of {len(cells)} categories"
+    return f"throughput{whose} has no baseline on this hardware"
+
+
 def _cause(
     metric: str,
     breakdown: Breakdown | None,
     failed: Collection[str],
-    stored: bool,
+    unknown: str,
     positions: tuple[PositionChange, ...],
 ) -> Cause:
     by_acceptance = any(name in ACCEPTANCE for name in failed)
     by_throughput = any(name in THROUGHPUT for name in failed)
     if breakdown is None:
-        unknown = (
-            "acceptance length and step latency are not known of every round"
-            if stored
-            else "throughput has no baseline on this hardware"
-        )
         word, reason = (
             ("drafter", f"{_NOT_SPEED}. The system's part is not known: {unknown}.")
             if by_acceptance

@@ -248,11 +248,11 @@ def _notes(method: str, rounds: Sequence[MeasuredRound], pooled: StepCounts | No
     repeats = max(round_.repeats for round_ in rounds)
     if repeats:
         prompts = max(len(round_.tallies) for round_ in rounds)
-        notes.append(f"{prompts} prompts are fewer than a round sends: some were sent {repeats + 1} times")
+        notes.append(f"a round sends more than its prompts ({prompts}): some were sent {repeats + 1} times")
     at_once = sum(round_.at_once for round_ in rounds)
     if at_once:
         notes.append(
-            f"{at_once} requests' tokens arrived all at once; user TPS and step latency leave them out"
+            f"all tokens arrived at once of {_requests(at_once)}; user TPS and step latency leave them out"
         )
     busy = max(round_.client_busy for round_ in rounds)
     if _CLIENT_BUSY < busy <= CLIENT_OVERLOADED:
@@ -268,8 +268,12 @@ def _notes(method: str, rounds: Sequence[MeasuredRound], pooled: StepCounts | No
         notes.append("the engine tells no token ids: nobody looked whether outputs repeat themselves")
     untold = sum(round_.untold_prompt_tokens for round_ in rounds)
     if untold:
-        notes.append(f"{untold} requests came without a count of their prompt tokens")
+        notes.append(f"{_requests(untold)} came without a count of prompt tokens")
     return notes
+
+
+def _requests(number: int) -> str:
+    return "1 request" if number == 1 else f"{number} requests"
 
 
 def _listed(texts: Iterable[str | None]) -> str | None:

@@ -298,6 +298,15 @@ class TestMean:
         assert explain_mean(group, TPS).breakdown is None
         assert explain_mean(group, BOTH).word == "drafter"
 
+    def test_one_category_without_a_baseline_leaves_the_mean_unknown(self) -> None:
+        group = [
+            compared(rounds(-0.063)),
+            replace(compared(rounds(-0.063), category="qa"), throughput=None),
+        ]
+        assert explain_mean(group, ("acceptance_length",)).reason.endswith(
+            "not known: throughput of 1 of 2 categories has no baseline on this hardware."
+        )
+
 
 class TestPositions:
     """Where in the draft the acceptance fell."""

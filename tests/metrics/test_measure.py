@@ -236,10 +236,10 @@ def test_notes_tell_of_repeats_steps_without_a_draft_and_untimed_requests() -> N
     notes = measure(request(), at_once, batch_size=2).notes
     assert notes == (
         "1 of 7 steps had no draft, as after a preemption",
-        "1 prompts are fewer than a round sends: some were sent 2 times",
-        "1 requests' tokens arrived all at once; user TPS and step latency leave them out",
+        "a round sends more than its prompts (1): some were sent 2 times",
+        "all tokens arrived at once of 1 request; user TPS and step latency leave them out",
         "the engine tells no token ids: nobody looked whether outputs repeat themselves",
-        "1 requests came without a count of their prompt tokens",
+        "1 request came without a count of prompt tokens",
     )
 
 

@@ -21,7 +21,7 @@ from pytest_speedbench.load.conversation import prepare
 from pytest_speedbench.load.rounds import measure_rounds
 from pytest_speedbench.settings import Target
 from pytest_speedbench.vocabulary import QUALITATIVE
-from tests.real.scenario import OUTPUT_LENGTH, Gate, gates_the_drafter
+from tests.real.scenario import FOR_DRAFT_MODELS, OUTPUT_LENGTH, Gate, gates_the_drafter
 from tests.real.targets import BATCH_SIZE, target
 
 ONE_BY_ONE = 1
@@ -36,9 +36,7 @@ def looking_up(tokens: int) -> Target:
 def test_gates_a_draft_model(gate: Gate) -> None:
     drafting = target("llamacpp", "draft_model")
     worse = target("llamacpp", "draft_model", draft_model="draft_worse")
-    # in text of many languages some prompts lose much more than others, and 8 of them make nobody sure of a loss
-    alike = ("coding", "math", "roleplay")
-    saved = gates_the_drafter(gate, drafting, drafting, worse, ONE_BY_ONE, categories=alike)
+    saved = gates_the_drafter(gate, drafting, drafting, worse, ONE_BY_ONE, FOR_DRAFT_MODELS)
     for cell in saved.cells.values():
         assert cell["metrics"]["drafted_acceptance_length"] == pytest.approx(
             cell["metrics"]["acceptance_length"], rel=0.03

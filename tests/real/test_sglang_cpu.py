@@ -25,6 +25,7 @@ from pytest_speedbench.settings import Target
 from pytest_speedbench.vocabulary import QUALITATIVE
 from tests.metrics.records import build
 from tests.real.scenario import (
+    FOR_DRAFT_MODELS,
     OUTPUT_LENGTH,
     Gate,
     gates_the_drafter,
@@ -48,7 +49,9 @@ def test_gates_the_ngram_drafter_of_a_server_that_already_runs(gate: Gate, serve
 def test_gates_a_draft_model(gate: Gate, serve: Serve) -> None:
     drafting = target("sglang", "draft_model")
     worse = target("sglang", "draft_model", draft_model="draft_worse")
-    gates_the_drafter(gate, drafting, replace(drafting, url=serve(drafting)), worse, BATCH_SIZE)
+    gates_the_drafter(
+        gate, drafting, replace(drafting, url=serve(drafting)), worse, BATCH_SIZE, FOR_DRAFT_MODELS
+    )
 
 
 def test_gates_an_eagle_head(gate: Gate, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pytest_speedbench.engines.control import Control
 from pytest_speedbench.settings import Target
 from tests.real.scenario import (
+    FOR_DRAFT_MODELS,
     Gate,
     compares_with_no_speculation,
     gates_the_drafter,
@@ -44,7 +45,9 @@ def test_compares_speculation_with_none_on_two_servers_at_once(gate: Gate, serve
 def test_gates_a_draft_model(gate: Gate, serve: Serve) -> None:
     drafting = target("vllm", "draft_model")
     worse = target("vllm", "draft_model", draft_model="draft_worse")
-    gates_the_drafter(gate, drafting, replace(drafting, url=serve(drafting)), worse, BATCH_SIZE)
+    gates_the_drafter(
+        gate, drafting, replace(drafting, url=serve(drafting)), worse, BATCH_SIZE, FOR_DRAFT_MODELS
+    )
 
 
 def test_measures_the_known_truth_of_an_eagle_head(gate: Gate) -> None:
