@@ -18,11 +18,10 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import psutil
-
 from bench.verdicts import BAND, FLOOR, OURS
 from pytest_speedbench.cells import MEAN
 from pytest_speedbench.engines.hardware import cpu
+from pytest_speedbench.load.neighbours import Neighbours
 from pytest_speedbench.whole_file import write_whole
 
 METRICS = ("acceptance_length", "output_tps", "user_tps")
@@ -219,8 +218,8 @@ def run_pytest(folder: Path, command: list[str]) -> About:
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    before, own_before, start = busy_s(), own_s(), time.perf_counter()
-    with open(folder / OUTPUT, "w") as output:
+    start = time.perf_counter()
+    with open(folder / OUTPUT, "w") as output, Neighbours() as neighbours:
         try:
             exit_status = subprocess.run(
                 [sys.executable, "-m", "pytest", *command],
@@ -235,7 +234,6 @@ def run_pytest(folder: Path, command: list[str]) -> About:
     elapsed_s = time.perf_counter() - start
     if exit_status not in (_PASSED, _FAILED):
         raise RuntimeError(f"pytest ended with status {exit_status}:\n{tail_of(folder / OUTPUT)}")
-    others_s = busy_s() - before - (own_s() - own_before)
     return About(
         command=command,
         exit_status=exit_status,
@@ -243,28 +241,13 @@ def run_pytest(folder: Path, command: list[str]) -> About:
         processors=cpu(),
         elapsed_s=elapsed_s,
         load=os.getloadavg()[0],
-        others=max(others_s, 0.0) / (elapsed_s * len(os.sched_getaffinity(0))),
+        others=neighbours.share,
     )
 
 
 def tail_of(output: Path) -> str:
     """The last lines that pytest printed."""
     return "\n".join(output.read_text().splitlines()[-20:])
-
-
-def busy_s() -> float:
-    """Processor time spent on anything, on those processors that this process may use."""
-    allowed = os.sched_getaffinity(0)
-    every = psutil.cpu_times(percpu=True)
-    return sum(
-        sum(times[:3]) + sum(times[5:8]) for number, times in enumerate(every) if number in allowed
-    )  # user, nice and system; interrupts and what the host took; neither idle nor waiting for a disk
-
-
-def own_s() -> float:
-    """Processor time of this process and of the children that have ended, with theirs."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
 
 
 def first_ratio(cell: Mapping[str, Any], cells: Sequence[Mapping[str, Any]], metric: str) -> float | None:

@@ -77,6 +77,8 @@ class Scenario:
     """Share of prompts whose output changes in a pass; they carry all of `acceptance_noise`."""
     round_noise: float = 0.02
     """Standard deviation of a round's step latency, as a logarithm."""
+    together: float = 0.0
+    """Share of the variance of `round_noise` that a round of all cells of a batch has in common."""
     hiccups: float = 0.0
     """Share of rounds, of run and baseline, in which everything takes 1 / 0.85 as long."""
     unlike: float = 0.0
@@ -224,7 +226,9 @@ def _rounds(
     change = spread * random.standard_normal(shape) - spread**2 / 2  # whose exponential is 1 on average
     if scenario.diverging < 1:
         change = np.where(random.random(shape) < scenario.diverging, change, 0.0)
-    latency = scenario.round_noise * noise * random.standard_normal((len(steps), rounds))
+    own = math.sqrt(1 - scenario.together) * random.standard_normal((len(steps), rounds))
+    common = math.sqrt(scenario.together) * random.standard_normal(rounds) if scenario.together else 0.0
+    latency = scenario.round_noise * noise * (own + common)
     hiccups = random.random((len(steps), rounds)) < scenario.hiccups
     counts = np.rint(steps[:, :, None] * np.exp(change)).astype(np.int64)
     return Rounds(np.clip(counts, 1, TOKENS - 1), step_s * np.exp(latency) / np.where(hiccups, 0.85, 1.0))

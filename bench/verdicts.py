@@ -83,6 +83,7 @@ NOTHING_CHANGED = (
     Row("2 % of all rounds take 1 / 0.85 as long", Scenario(hiccups=0.02)),
     Row("5 % of all rounds do", Scenario(hiccups=0.05)),
     Row("cells are unlike: the log of their noise has a SD of 0.5", Scenario(unlike=0.5)),
+    Row("half of the variance is that of a round of all cells together", Scenario(together=0.5)),
     Row("the run is 1.5 times as noisy as its baseline", Scenario(noisier_run=1.5)),
     Row("whole runs are slower or faster with a SD of 1 %, which rounds cannot show", Scenario(drift=0.01)),
     Row("1 prompt in 10 takes another path in each pass, with a SD of 28 %", Scenario(diverging=0.1)),

@@ -258,22 +258,26 @@ class TargetRun:
     def _round(
         self, cell: Cell, control: Control, prepared: Prepared, label: str, *, warmup: int
     ) -> MeasuredRound:
+        from pytest_speedbench.load.neighbours import Neighbours
         from pytest_speedbench.load.rounds import measure_rounds
         from pytest_speedbench.metrics.measured_round import measure_round
 
         settings = self.settings
-        (record,) = measure_rounds(
-            self._engine,
-            control,
-            prepared,
-            cell.batch_size,
-            conversations=conversations_of(cell, len(prepared.prompts)),
-            client_processes=settings.client_processes,
-            warmup=warmup,
-            request_timeout_s=settings.request_timeout_s,
-            alive=self._died,
-            progress=self._progress(label),
-        )
+        with Neighbours() as neighbours:
+            (record,) = measure_rounds(
+                self._engine,
+                control,
+                prepared,
+                cell.batch_size,
+                conversations=conversations_of(cell, len(prepared.prompts)),
+                client_processes=settings.client_processes,
+                warmup=warmup,
+                request_timeout_s=settings.request_timeout_s,
+                alive=self._died,
+                progress=self._progress(label),
+            )
+        if self._process is not None:
+            record = replace(record, neighbours_busy=neighbours.share)
         return measure_round(settings.target.method, record, prepared.prompts)
 
     def _died(self) -> str | None:

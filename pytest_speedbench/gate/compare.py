@@ -136,18 +136,17 @@ def compare(
     if suspect.share > degenerate_share:
         return replace(check, verdict=Verdict.INVALID, reasons=(f"degenerate output: {suspect.told()}",))
 
-    def rounds(of: Measurement) -> tuple[list[float], list[float]]:
-        return _rounds(metric, of), _stored_rounds(metric, of, baseline, hardware_key)
-
     pairs = [
         Pair(then.tokens - then.requests, then.steps, now.decode_tokens, now.steps)
         for now, then in both
         if isinstance(then, AcceptancePrompt) and then.steps is not None and now.steps is not None
     ]
     if metric not in ACCEPTANCE or (len(pairs) < pairing.paired and pairing.complete):
-        found = _by_round(
-            metric, rounds(measurement), [rounds(each) for each in group if not each.problems], paired
-        )
+        rounds = [
+            rounds_of(metric, each, baseline, hardware_key)
+            for each in (measurement, *(each for each in group if not each.problems))
+        ]
+        found = _by_round(metric, rounds[0], rounds[1:], paired)
     elif len(pairs) == pairing.paired:
         found = _by_prompt(pairs, pairing)
     else:
@@ -236,6 +235,14 @@ def _by_round(
         reason = "no interval: one round does not show how far rounds scatter; measure more with --speedbench-rounds"
         return _Found(estimate, (reason,))
     return _Found(estimate)
+
+
+def rounds_of(
+    metric: str, measurement: Measurement, baseline: Baseline | None, hardware_key: str
+) -> tuple[list[float], list[float]]:
+    """A metric in every round of this run, and of the baseline."""
+    stored = [] if baseline is None else _stored_rounds(metric, measurement, baseline, hardware_key)
+    return _rounds(metric, measurement), stored
 
 
 def _rounds(metric: str, measurement: Measurement) -> list[float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.gate.baseline import Baseline, Conditions
 from pytest_speedbench.gate.checks import Check, Verdict
-from pytest_speedbench.gate.compare import DEGENERATE_SHARE, compare, estimate_of, judged
+from pytest_speedbench.gate.compare import DEGENERATE_SHARE, compare, estimate_of, judged, rounds_of
 from pytest_speedbench.gate.decide import looks, share_of_alpha
 from pytest_speedbench.gate.mean import compare_mean
 from pytest_speedbench.metrics.measurement import Measurement
@@ -139,8 +139,13 @@ def _judge(
                 metric,
                 [found[cell, metric] for cell in of],
                 [cell.category for cell in of],
+                [
+                    rounds_of(metric, measured.measurements[cell], measured.baseline, rule.hardware_key)
+                    for cell in of
+                ],
                 tolerance=rule.tolerance(metric, mean),
                 alpha=alpha,
+                paired=rule.paired,
             )
             found[mean, metric] = check
         else:

@@ -9,8 +9,7 @@ from dataclasses import replace
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.gate.checks import Check, Verdict
 from pytest_speedbench.gate.compare import judged
-from pytest_speedbench.gate.noise import Variance, satterthwaite
-from pytest_speedbench.gate.statistics import Estimate
+from pytest_speedbench.gate.statistics import Estimate, mean_estimate
 
 _PASSED_ON = (Verdict.INVALID, Verdict.NO_BASELINE, Verdict.INCOMPARABLE)
 """Worst first."""
@@ -21,23 +20,27 @@ def compare_mean(
     metric: str,
     checks: Sequence[Check],
     categories: Sequence[str],
+    rounds: Sequence[tuple[Sequence[float], Sequence[float]]],
     *,
     tolerance: float,
     alpha: float,
+    paired: bool = False,
 ) -> Check:
     """Judge the arithmetic mean of a metric over categories.
 
     The mean is what published SPEED-Bench tables hold: each category counts once, however many prompts it has. Its
-    ratio is the mean of the categories' ratios, each weighted with the category's part of the baseline's sum. The
-    categories vary independently, so that their squared errors add up with squared weights.
+    ratio is the mean of the categories' ratios, each weighted with the category's part of the baseline's sum. Its
+    error is that of `statistics.mean_estimate`.
 
     Args:
         cell: the mean's; named in errors.
         metric: one of `vocabulary.GATED`.
         checks: of that metric, one per category.
         categories: their names, in the same order.
+        rounds: (run, baseline) of the metric in every round of each category.
         tolerance: allowed relative loss of the mean.
         alpha: chance that this judgement fails an unchanged engine.
+        paired: whether round i was measured beside round i of the baseline.
 
     Returns:
         The check. Where a category has no comparison, neither has the mean, for the same reasons.
@@ -71,7 +74,9 @@ def compare_mean(
                 reasons=tuple(f"{name}: {reason}" for check, name in concerned for reason in check.reasons),
                 across_machines=all(check.across_machines for check, _ in concerned),
             )
-    return judged(replace(mean, reasons=_reasons(checks, categories)), _estimate(checks), alpha)
+    return judged(
+        replace(mean, reasons=_reasons(checks, categories)), _estimate(checks, rounds, paired), alpha
+    )
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -79,26 +84,21 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return math.fsum(known) / len(known) if len(known) == len(values) else None
 
 
-def _estimate(checks: Sequence[Check]) -> Estimate | None:
+def _estimate(
+    checks: Sequence[Check], rounds: Sequence[tuple[Sequence[float], Sequence[float]]], paired: bool
+) -> Estimate | None:
     whole = math.fsum(check.baseline or 0.0 for check in checks)
-    ratio, parts = 0.0, []
+    ratio, weights, estimates = 0.0, [], []
     for check in checks:
         if check.ratio is None or check.baseline is None:
             return None
-        weight = check.baseline / whole
-        ratio += weight * check.ratio
-        if check.standard_error is not None and check.degrees_of_freedom is not None:
-            parts.append(Variance((weight * check.standard_error) ** 2, check.degrees_of_freedom))
-    if len(parts) < len(checks):
-        return Estimate(math.log(ratio), None, 0.0)
-    total = math.fsum(part.value for part in parts)
-    freedom = max(part.degrees_of_freedom for part in parts)
-    if total and all(check.degrees_of_freedom == check.paired - 1 for check in checks):
-        freedom = satterthwaite(parts, total)  # each knows its error from its own prompts
-    elif total:
-        # rounds: categories of one batch share what is known of their noise, so that it does not add up
-        freedom = min(freedom, satterthwaite(parts, total))
-    return Estimate(math.log(ratio), math.sqrt(total), freedom)
+        weights.append(check.baseline / whole)
+        ratio += weights[-1] * check.ratio
+        estimates.append(
+            Estimate(math.log(check.ratio), check.standard_error, check.degrees_of_freedom or 0.0)
+        )
+    by_prompt = all(check.degrees_of_freedom == check.paired - 1 for check in checks)
+    return mean_estimate(math.log(ratio), estimates, weights, None if by_prompt else rounds, paired=paired)
 
 
 def _reasons(checks: Sequence[Check], categories: Sequence[str]) -> tuple[str, ...]:

@@ -81,6 +81,41 @@ def median_error(cell: Sides, batch: Sequence[Sides]) -> Variance | None:
     )
 
 
+def shared_noise(batch: Sequence[Sides]) -> Variance | None:
+    """How much more the mean over a batch scatters from round to round than that of independent cells, where it does.
+
+    The cells of a batch are measured in turn, one round of each and then the next: what disturbs a machine for some
+    seconds falls on the same round of several cells, and their errors do not average out. A two-way analysis of
+    variance tells: k cells that vary independently have a k-th of their squares between rounds.
+
+    Args:
+        batch: logarithms of every cell's rounds by side, in the order in which they were measured. Rounds that not
+            every cell has tell nothing of it.
+
+    Returns:
+        The factor of the mean's variance, at most the number of cells, with degrees of freedom; None where it is not
+        above 1, or nobody can tell: of a single cell, or of single rounds.
+    """
+    sides = [_between(side) for side in zip(*batch, strict=True)]
+    freedom = sum(side.degrees_of_freedom for side in sides)
+    if not freedom:
+        return None
+    factor = math.fsum(side.value * side.degrees_of_freedom for side in sides) / freedom
+    return Variance(factor, freedom) if factor > 1 else None
+
+
+def _between(cells: Sequence[Sequence[float]]) -> Variance:
+    """Squares between the rounds of one side over all squares, times the number of cells."""
+    cells = [rounds for rounds in cells if rounds]
+    common = min((len(rounds) for rounds in cells), default=0)
+    if len(cells) < 2 or common < 2:
+        return Variance(1.0, 0)
+    aligned = [rounds[:common] for rounds in cells]
+    means = [math.fsum(values) / len(cells) for values in zip(*aligned, strict=True)]
+    total = math.fsum(_squares(rounds) for rounds in aligned)
+    return Variance(len(cells) ** 2 * _squares(means) / total if total else 1.0, common - 1)
+
+
 def _scatter(cell: Sides) -> list[tuple[float, int]]:
     """Sum of squared deviations from the mean, and degrees of freedom, of each side."""
     return [(_squares(values), max(len(values) - 1, 0)) for values in cell]

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import median
+from typing import TypeAlias
 
 from pytest_speedbench.gate.baseline import AcceptanceCell, Baseline, ThroughputCell
-from pytest_speedbench.gate.noise import Variance, satterthwaite
-from pytest_speedbench.gate.statistics import CONFIDENCE, Estimate, rounds_estimate
+from pytest_speedbench.gate.statistics import CONFIDENCE, Estimate, mean_estimate, rounds_estimate
 from pytest_speedbench.metrics.measurement import Measurement, RoundFigures
 
 _NOTHING = 0.001
@@ -128,7 +128,9 @@ def mean_breakdown(metric: str, group: Sequence[Compared], *, paired: bool = Fal
     """
     every = [_parts(metric, cell, group, paired) for cell in group]
     known = [parts for parts in every if parts is not None]
-    return _breakdown(metric, _mean_parts(known)) if known and len(known) == len(every) else None
+    if not known or len(known) < len(every):
+        return None
+    return _breakdown(metric, _mean_parts(known, _rounds_of_group(metric, group, paired), paired))
 
 
 @dataclass(frozen=True)
@@ -156,23 +158,18 @@ class _Factors:
     without_speculation: float
 
 
+_Both: TypeAlias = tuple[list[_Factors], list[_Factors]]
+
+
 def _parts(metric: str, cell: Compared, group: Sequence[Compared], paired: bool) -> _Parts | None:
     """The parts of one cell's change; None where a factor is not known of both runs."""
     members = (cell, *(each for each in group if each.measurement.cell != cell.measurement.cell))
-    both = [
-        _known(metric, member.measurement.rounds, member.throughput.rounds, paired)
-        for member in members
-        if member.throughput is not None and not member.measurement.problems
-    ]
+    both = _rounds_of_group(metric, members, paired)
     if cell.measurement.problems or cell.throughput is None or not (both[0][0] and both[0][1]):
         return None
 
     def estimate(name: str) -> Estimate | None:
-        values = [
-            ([getattr(factors, name) for factors in now], [getattr(factors, name) for factors in then])
-            for now, then in both
-            if now and then
-        ]
+        values = _values(name, both)
         return rounds_estimate(*values[0], values, paired=paired)
 
     estimates = [estimate(item.name) for item in fields(_Factors)]
@@ -181,6 +178,24 @@ def _parts(metric: str, cell: Compared, group: Sequence[Compared], paired: bool)
         return None
     baseline = median(factors.change for factors in both[0][1])
     return _whole(_Parts(baseline, change, length, latency, rest, plain if metric == "speedup" else None))
+
+
+def _rounds_of_group(metric: str, cells: Sequence[Compared], paired: bool) -> list[_Both]:
+    """The factors of every round of every cell that can be told of, in this run and in the baseline."""
+    return [
+        _known(metric, cell.measurement.rounds, cell.throughput.rounds, paired)
+        for cell in cells
+        if cell.throughput is not None and not cell.measurement.problems
+    ]
+
+
+def _values(name: str, both: Sequence[_Both]) -> list[tuple[list[float], list[float]]]:
+    """One factor of every round, of the cells that have rounds in both."""
+    return [
+        ([getattr(factors, name) for factors in now], [getattr(factors, name) for factors in then])
+        for now, then in both
+        if now and then
+    ]
 
 
 def _whole(parts: _Parts) -> _Parts:
@@ -210,41 +225,28 @@ def _factors(metric: str, figures: RoundFigures) -> _Factors | None:
     return _Factors(value, length, 1 / (latency * plain), value * latency * plain / length, plain)
 
 
-def _mean_parts(every: Sequence[_Parts]) -> _Parts:
+def _mean_parts(every: Sequence[_Parts], both: Sequence[_Both], paired: bool) -> _Parts:
     whole = math.fsum(parts.baseline for parts in every)
     weights = [parts.baseline / whole for parts in every]
 
-    def mean(estimates: Sequence[Estimate]) -> Estimate:
-        return _mean(estimates, weights)
+    def mean(name: str, estimates: Sequence[Estimate]) -> Estimate:
+        log_ratio = math.fsum(
+            weight * each.log_ratio for weight, each in zip(weights, estimates, strict=True)
+        )
+        return mean_estimate(log_ratio, estimates, weights, _values(name, both), paired=paired)
 
     plain = [parts.without_speculation for parts in every if parts.without_speculation is not None]
     ratio = math.fsum(weight * parts.change.ratio for weight, parts in zip(weights, every, strict=True))
     return _whole(
         _Parts(
             baseline=whole / len(every),
-            change=replace(mean([parts.change for parts in every]), log_ratio=math.log(ratio)),
-            acceptance_length=mean([parts.acceptance_length for parts in every]),
-            step_latency=mean([parts.step_latency for parts in every]),
-            rest=mean([parts.rest for parts in every]),
-            without_speculation=mean(plain) if plain else None,
+            change=replace(mean("change", [parts.change for parts in every]), log_ratio=math.log(ratio)),
+            acceptance_length=mean("acceptance_length", [parts.acceptance_length for parts in every]),
+            step_latency=mean("step_latency", [parts.step_latency for parts in every]),
+            rest=mean("rest", [parts.rest for parts in every]),
+            without_speculation=mean("without_speculation", plain) if plain else None,
         )
     )
-
-
-def _mean(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
-    """The weighted mean of logarithms; categories are measured one after the other, so that errors add in squares."""
-    mean = math.fsum(weight * each.log_ratio for weight, each in zip(weights, estimates, strict=True))
-    errors = [
-        Variance((weight * each.standard_error) ** 2, each.degrees_of_freedom)
-        for weight, each in zip(weights, estimates, strict=True)
-        if each.standard_error is not None
-    ]
-    if len(errors) < len(estimates):
-        return Estimate(mean, None, 0.0)
-    total = math.fsum(error.value for error in errors)
-    # What is known of the categories' noise is mostly the pool that they share, so that it does not add up.
-    freedom = max(error.degrees_of_freedom for error in errors)
-    return Estimate(mean, math.sqrt(total), min(freedom, satterthwaite(errors, total)) if total else freedom)
 
 
 def _breakdown(metric: str, parts: _Parts) -> Breakdown:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from pytest_speedbench.gate.noise import Sides, median_error
+from pytest_speedbench.gate.noise import Sides, Variance, median_error, satterthwaite, shared_noise
 
 CONFIDENCE = 0.95
 
@@ -130,6 +130,52 @@ def rounds_estimate(
     if error is None:
         return Estimate(log_ratio, None, 0.0)
     return Estimate(log_ratio, math.sqrt(error.value), error.degrees_of_freedom)
+
+
+def mean_estimate(
+    log_ratio: float,
+    estimates: Sequence[Estimate],
+    weights: Sequence[float],
+    group: Sequence[tuple[Sequence[float], Sequence[float]]] | None,
+    *,
+    paired: bool = False,
+) -> Estimate:
+    """A weighted mean over categories, with the error that those of the categories give it.
+
+    Squared errors add up with squared weights, as for independent categories. Where they come from rounds, two things
+    are not independent: categories share what is known of their noise, so that its degrees of freedom do not add up;
+    and they share the noise itself as far as it is that of a round of all (`noise.shared_noise`).
+
+    Args:
+        log_ratio: of the mean.
+        estimates: of the categories.
+        weights: of the categories; they add up to 1.
+        group: (run, baseline) in every round of every category, where errors come from rounds; None where each
+            category knows its error from its own prompts.
+        paired: as for `rounds_estimate`.
+
+    Returns:
+        The estimate, without a standard error where a category has none.
+    """
+    parts = [
+        Variance((weight * each.standard_error) ** 2, each.degrees_of_freedom)
+        for weight, each in zip(weights, estimates, strict=True)
+        if each.standard_error is not None
+    ]
+    if len(parts) < len(estimates):
+        return Estimate(log_ratio, None, 0.0)
+    total = math.fsum(part.value for part in parts)
+    freedom = max(part.degrees_of_freedom for part in parts)
+    if not total:
+        return Estimate(log_ratio, 0.0, freedom)
+    if group is None:
+        return Estimate(log_ratio, math.sqrt(total), satterthwaite(parts, total))
+    freedom = min(freedom, satterthwaite(parts, total))
+    shared = shared_noise([_sides(*each, paired) for each in group])
+    if shared is not None:
+        total *= shared.value
+        freedom = 1 / (1 / freedom + 1 / shared.degrees_of_freedom)
+    return Estimate(log_ratio, math.sqrt(total), freedom)
 
 
 def _sides(run: Sequence[float], baseline: Sequence[float], paired: bool) -> Sides:

@@ -107,6 +107,9 @@ class RoundRecord:
     send_lag_s_p99: float | None = None
     """From the server's stamp in an event to the client's stamp on it, 99th percentile in seconds; None where
     the server stamps nothing. Holds the network too, and means something on one machine only."""
+    neighbours_busy: float | None = None
+    """Share of the processors' time that went to neither engine nor client (`load.neighbours`); None where the engine
+    was not launched here."""
     client_processes: int = 1
     """How many processes shared the streams."""
 

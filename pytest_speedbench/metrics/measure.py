@@ -20,6 +20,8 @@ _CLIENT_BUSY = 0.5
 """Share of a round that the client's thread spent computing: above it, a note."""
 _CLIENT_LATE_S = 0.02
 """Lateness (p99) of the client's event loop in seconds: above it, a note."""
+_NEIGHBOURS_BUSY = 0.05
+"""Share of the processors' time that went to neither engine nor client: above it in any round, a note."""
 _ACCEPTANCE = (
     "acceptance_length",
     "drafted_acceptance_length",
@@ -260,6 +262,12 @@ def _notes(method: str, rounds: Sequence[MeasuredRound], pooled: StepCounts | No
     late_s = max(round_.loop_lag_s_p99 for round_ in rounds)
     if _CLIENT_LATE_S < late_s <= CLIENT_LATE_S:
         notes.append(f"the client came up to {1000 * late_s:.0f} ms late to what had arrived (p99)")
+    neighbours = [round_.neighbours_busy or 0.0 for round_ in rounds]
+    if max(neighbours) > _NEIGHBOURS_BUSY:
+        notes.append(
+            f"other processes took {max(neighbours):.0%} of these processors in a round ({fmean(neighbours):.0%} of all "
+            "rounds): an unchanged engine is slower then"
+        )
     streamed = sum(round_.streamed_tokens for round_ in rounds)
     usage = sum(tally.output_tokens for round_ in rounds for tally in round_.tallies)
     if streamed != usage:

@@ -54,6 +54,7 @@ class MeasuredRound:
     """Requests without a count of their prompt tokens."""
     client_busy: float
     loop_lag_s_p99: float
+    neighbours_busy: float | None
 
 
 def measure_round(method: str, round_: RoundRecord, prompts: Sequence[Prompt]) -> MeasuredRound:
@@ -109,6 +110,7 @@ def measure_round(method: str, round_: RoundRecord, prompts: Sequence[Prompt]) -
         untold_prompt_tokens=sum(request.prompt_tokens is None for request in delivered),
         client_busy=round_.client_busy,
         loop_lag_s_p99=round_.loop_lag_s_p99,
+        neighbours_busy=round_.neighbours_busy,
     )
 
 

@@ -110,16 +110,31 @@ def test_later_looks_have_a_smaller_share_of_alpha() -> None:
 
 def test_categories_of_a_fallen_mean_are_judged_at_the_whole_alpha() -> None:
     slow = (0.91, 0.93, 0.95) * 3
-    cells = {CODING: slow, MATH: slow, QA: slow}
+    cells = {CODING: slow, MATH: slow[1:] + slow[:1], QA: slow[2:] + slow[:2]}
+    before = baseline_of(
+        *(
+            measurement(cell=cell, speeds=NINE[turned:] + NINE[:turned])
+            for cell, turned in zip(cells, (0, 3, 6), strict=True)
+        )
+    )
     asked: dict[Cell, Sequence[str]] = {cell: ["output_tps"] for cell in cells}
     by = rule(checks=400, max_rounds=3)
-    without = judge(Machine(cells), asked, by)
-    found = judge(Machine(cells), {**asked, THE_MEAN: ["output_tps"]}, by)
+    without = judge(Machine(cells, before), asked, by)
+    found = judge(Machine(cells, before), {**asked, THE_MEAN: ["output_tps"]}, by)
     assert found[THE_MEAN]["output_tps"].verdict is Verdict.REGRESSION
     assert found[THE_MEAN]["output_tps"].alpha == pytest.approx(0.01 / 400)
     assert {without[cell]["output_tps"].verdict for cell in cells} == {Verdict.INCONCLUSIVE}
     assert {found[cell]["output_tps"].verdict for cell in cells} == {Verdict.REGRESSION}
     assert {found[cell]["output_tps"].alpha for cell in cells} == {0.01}
+
+
+def test_a_slow_moment_that_all_categories_share_is_one_and_not_many() -> None:
+    """The same rounds, all slow at once: their mean knows no more of them than a single category."""
+    slow = (0.91, 0.93, 0.95) * 3
+    cells = {CODING: slow, MATH: slow, QA: slow}
+    asked: dict[Cell, Sequence[str]] = {cell: ["output_tps"] for cell in (*cells, THE_MEAN)}
+    found = judge(Machine(cells), asked, rule(checks=400, max_rounds=3))
+    assert found[THE_MEAN]["output_tps"].verdict is Verdict.INCONCLUSIVE
 
 
 def test_outputs_that_repeat_exactly_are_not_measured_again_in_vain() -> None:

@@ -42,7 +42,7 @@ def category(
 
 def judge(*checks: Check, alpha: float = 0.001) -> Check:
     names = ["coding", "math", "qa", "rag"][: len(checks)]
-    return compare_mean(CELL, "acceptance_length", checks, names, tolerance=0.01, alpha=alpha)
+    return compare_mean(CELL, "acceptance_length", checks, names, (), tolerance=0.01, alpha=alpha)
 
 
 def test_a_loss_that_no_category_shows_is_seen_in_their_mean() -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pytest_speedbench.gate.noise import MEDIAN_VARIANCE, Sides, median_error, median_variance
-from pytest_speedbench.gate.statistics import t_quantile
+from pytest_speedbench.gate.noise import MEDIAN_VARIANCE, Sides, median_error, median_variance, shared_noise
+from pytest_speedbench.gate.statistics import mean_estimate, rounds_estimate, t_quantile
 
 CELLS = 11
 RUN, BASELINE = 3, 9
@@ -134,3 +134,54 @@ def test_false_alarms_stay_below_alpha(draw: Callable[[np.random.Generator], lis
     for alpha, count in alarms.items():
         expected = alpha * trials * CELLS
         assert count <= expected + 5 * math.sqrt(expected)
+
+
+def test_cells_that_move_together_have_a_mean_as_noisy_as_one_of_them() -> None:
+    batch: list[Sides] = [([-0.02, 0.0, 0.02], [0.01, -0.01, 0.0])] * CELLS
+    found = shared_noise(batch)
+    assert found is not None
+    assert found.value == pytest.approx(CELLS)
+    assert found.degrees_of_freedom == 4
+
+
+def test_what_averages_out_over_the_cells_is_not_shared() -> None:
+    assert shared_noise([([-0.02, 0.0, 0.02],), ([0.02, 0.0, -0.02],)]) is None
+    assert shared_noise([([0.1, 0.1],), ([0.2, 0.2],)]) is None
+
+
+def test_only_rounds_that_every_cell_has_tell_what_is_shared() -> None:
+    batch: list[Sides] = [([-0.02, 0.02, 0.3],), ([-0.02, 0.02],), ([],)]
+    found = shared_noise(batch)
+    assert found is not None
+    assert found.value == pytest.approx(2)
+    assert found.degrees_of_freedom == 1
+
+
+@pytest.mark.parametrize("batch", [[([0.1, 0.2],)], [([0.1],), ([0.2],)], [([],)]])
+def test_one_cell_or_one_round_shares_nothing(batch: list[Sides]) -> None:
+    assert shared_noise(batch) is None
+
+
+@pytest.mark.parametrize("together", [0.0, 0.1, 0.5, 1.0])
+def test_the_mean_covers_the_truth_however_much_of_the_noise_its_cells_share(together: float) -> None:
+    """Log figures of a whole batch, a part of whose variance is the same in all cells; nothing changed."""
+    random = np.random.default_rng(7)
+    missed = 0
+    trials = 400
+    for _ in range(trials):
+        logs = [
+            0.02
+            * (
+                math.sqrt(1 - together) * random.standard_normal((CELLS, n))
+                + math.sqrt(together) * random.standard_normal(n)
+            )
+            for n in (RUN, BASELINE)
+        ]
+        group = [(list(np.exp(logs[0][cell])), list(np.exp(logs[1][cell]))) for cell in range(CELLS)]
+        estimates = [rounds_estimate(*rounds, group) for rounds in group]
+        known = [estimate for estimate in estimates if estimate is not None]
+        mean = sum(estimate.log_ratio for estimate in known) / CELLS
+        interval = mean_estimate(mean, known, [1 / CELLS] * CELLS, group).interval()
+        assert interval is not None
+        missed += not interval[0] < 1 < interval[1]
+    assert missed <= 0.07 * trials  # 5 % are meant; 400 trials are off by 1.1 % on average

@@ -187,6 +187,17 @@ def test_an_overloaded_client_measures_itself() -> None:
     assert of_client(client_busy=0.2, loop_lag_s_p99=0.002).notes == ()
 
 
+def test_a_machine_shared_with_others_is_told() -> None:
+    def beside(*shares: float | None) -> tuple[str, ...]:
+        rounds = [replace(round_of(request()), neighbours_busy=share) for share in shares]
+        return build(CELL, "eagle3", rounds, [prompt()]).notes
+
+    assert beside(0.02, 0.18) == (
+        "other processes took 18% of these processors in a round (10% of all rounds): an unchanged engine is slower then",
+    )
+    assert beside(0.05) == beside(None) == ()
+
+
 def test_a_request_that_was_never_sent_is_a_problem() -> None:
     measured = build(CELL, "eagle3", [round_of(request("a"))], [prompt("a", turns=2), prompt("b")])
     assert measured.problems == ("2 requests are unaccounted for, first a turn 2",)
