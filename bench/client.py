@@ -68,8 +68,6 @@ class Measured:
 
     cpu_us_per_chunk: float
     """Microseconds, of the client and all that it started; without what it took to write details down."""
-    peak_mib: float
-    """Resident memory of its largest process."""
     told: Told
     sent_tps: float
     """From the arrival of the first request to the last chunk."""
@@ -166,7 +164,7 @@ def measure(client: Client, streams: int, chunks: int, rate: float | None, proce
     """
     with serving(rate, processes=processes) as server, tempfile.TemporaryDirectory() as folder:
         run = peers.Run(server.url, streams, chunks, Path(folder))
-        said, cpu_s, peak_mib = run_tree(client, run, server)
+        said, cpu_s = run_tree(client, run, server)
         try:
             told = client.read(run, said)
         except (OSError, KeyError, ValueError, TypeError) as error:
@@ -177,7 +175,6 @@ def measure(client: Client, streams: int, chunks: int, rate: float | None, proce
     gaps_s = np.concatenate([np.diff(stamps_s) for stamps_s in sent.stamps_s.values()])
     return Measured(
         cpu_us_per_chunk=1e6 * (cpu_s - told.writing_s) / sent.chunks,
-        peak_mib=peak_mib,
         told=told,
         sent_tps=sent.chunks / sent.seconds,
         sent_itl_s_p99=float(np.percentile(gaps_s, 99)),
@@ -211,11 +208,11 @@ def lags_s(sent: Sent, told: Told) -> tuple[float, float] | None:
     return float(median_s), float(p99_s)
 
 
-def run_tree(client: Client, run: peers.Run, server: Loopback) -> tuple[str, float, float]:
+def run_tree(client: Client, run: peers.Run, server: Loopback) -> tuple[str, float]:
     """Run a client to its end.
 
     Returns:
-        Its standard output; processor seconds of all its processes since the first requests; MiB of the largest.
+        Its standard output; processor seconds of all its processes since the first requests.
 
     Raises:
         RuntimeError: it failed, or took longer than ten minutes.
@@ -240,7 +237,7 @@ def run_tree(client: Client, run: peers.Run, server: Loopback) -> tuple[str, flo
         _, status, usage = os.wait4(process.pid, 0)
         signal.alarm(0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    cpu_s, peak_kib = usage.ru_utime + usage.ru_stime, usage.ru_maxrss
+    cpu_s = usage.ru_utime + usage.ru_stime
     deadline_s = time.monotonic() + 5
     while orphans := _children() - others:
         for orphan in orphans:
@@ -249,11 +246,10 @@ def run_tree(client: Client, run: peers.Run, server: Loopback) -> tuple[str, flo
             pid, _, usage = os.wait4(orphan, 0 if time.monotonic() > deadline_s else os.WNOHANG)
             if pid:
                 cpu_s += usage.ru_utime + usage.ru_stime
-                peak_kib = max(peak_kib, usage.ru_maxrss)
         time.sleep(0.05)
     if process.returncode:
         raise RuntimeError(f"it ended with status {process.returncode}: {_last_words(run)}")
-    return (run.folder / "stdout").read_text(), cpu_s - before_s, peak_kib / 1024
+    return (run.folder / "stdout").read_text(), cpu_s - before_s
 
 
 def process_runs(pid: int) -> bool:
@@ -313,8 +309,8 @@ def table_lines(rows: Sequence[Row], offered_tps: float) -> list[str]:
     """
     lines = [
         "| client | CPU us/chunk | ratio | lag p50 / p99 ms | TPS reported | of the server's count | of the offered rate "
-        "| ITL p99 ms, reported / sent | peak MiB |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| ITL p99 ms, reported / sent |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         cpu_us = sorted(run.cpu_us_per_chunk for run in row.runs)
@@ -330,7 +326,6 @@ def table_lines(rows: Sequence[Row], offered_tps: float) -> list[str]:
             f"{row.middle(lambda run: run.told.output_tps / run.sent_tps):.1%}",
             f"{row.middle(lambda run: run.told.output_tps / offered_tps):.1%}",
             f"{_ms(itl_s_p99)} / {_ms(row.middle(lambda run: run.sent_itl_s_p99))}",
-            f"{max(run.peak_mib for run in row.runs):,.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
