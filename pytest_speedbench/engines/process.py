@@ -15,7 +15,6 @@ import re
 import selectors
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.engines import supervisor
+from pytest_speedbench.engines import ports, supervisor
 from pytest_speedbench.engines.control import Control
 from pytest_speedbench.engines.log import MASK, mask, open_log, tail
 from pytest_speedbench.errors import EngineError
@@ -188,7 +187,7 @@ class EngineProcess:
         """
         import psutil
 
-        listeners = _listeners(port)
+        listeners = ports.listeners(port)
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in psutil.Process(self._supervisor.pid).children(recursive=True):
                 listeners.pop(process.pid, None)
@@ -257,7 +256,7 @@ def start(
     tell = progress or (lambda _: None)
     lost: list[str] = []
     while True:
-        port = _free_port()
+        port = ports.free()
         process = EngineProcess(engine.name, engine.launch(port), port, logs)
         try:
             tell(f"starting {engine.name}, log {process.log}")
@@ -326,27 +325,14 @@ def _taken_by(process: EngineProcess, port: int) -> str | None:
     """Who kept an engine that has exited from its port; None where it exited for another reason."""
     if foreign := process.foreign_listeners(port):
         return _name(foreign)
-    return "address already in use" if _ADDRESS_IN_USE.search(process.log_tail()) else None
+    # All of the log: an engine may say more than fits an error between losing its port and its exit.
+    return (
+        "address already in use" if _ADDRESS_IN_USE.search(process.log.read_text(errors="replace")) else None
+    )
 
 
 def _name(processes: dict[int, str]) -> str:
     return ", ".join(f"process {pid}, {name}" for pid, name in processes.items())
-
-
-def _listeners(port: int) -> dict[int, str]:
-    """Processes that listen on a port of 127.0.0.1, as far as this user may see them: process id -> name."""
-    import psutil
-
-    found: dict[int, str] = {}
-    with contextlib.suppress(psutil.AccessDenied):  # macOS shows connections to root alone
-        for connection in psutil.net_connections(kind="tcp"):
-            address, pid = connection.laddr, connection.pid
-            if connection.status != psutil.CONN_LISTEN or not address or address.port != port or pid is None:
-                continue
-            if address.ip in ("127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1"):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    found[pid] = psutil.Process(pid).name()
-    return found
 
 
 def _with_files(launch: Launch, log: Path) -> list[str]:
@@ -358,12 +344,6 @@ def _with_files(launch: Launch, log: Path) -> list[str]:
         except OSError as error:
             raise EngineError(f"cannot write {name} to {path}: {error.strerror}") from None
     return [str(paths.get(argument, argument)) for argument in launch.command]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _inherited() -> dict[str, str]:

@@ -286,8 +286,17 @@ class TestPort:
             assert facts(process.url)["pids"]
 
     def test_engine_that_says_address_in_use_is_tried_again(self, tmp_path: Path) -> None:
-        complaint = "os.path.exists('{}') or (open('{}', 'x'), sys.exit('[Errno 98] Address already in use'))"
-        engine = ScriptEngine(tmp_path, complaint.replace("{}", str(tmp_path / "complained")))
+        """However much it says after that: SGLang ends in a traceback of its warm-up."""
+        engine = ScriptEngine(
+            tmp_path,
+            f"""
+if not os.path.exists({str(tmp_path / "complained")!r}):
+    open({str(tmp_path / "complained")!r}, "x")
+    print("[Errno 98] Address already in use")
+    print("at another line of a traceback\\n" * 1000)
+    sys.exit(3)
+""",
+        )
         with launch(engine, tmp_path):
             assert len(engine.ports) == 2
 

@@ -160,17 +160,17 @@ def test_engine_dies_at_start(run: Run) -> None:
 
 def test_port_taken(pytester: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lost to another process between choosing it and binding it: another port is tried."""
-    from pytest_speedbench.engines import process
+    from pytest_speedbench.engines import ports
 
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        ports = [other.getsockname()[1]]
-        real = process._free_port
-        monkeypatch.setattr(process, "_free_port", lambda: ports.pop() if ports else real())
+        taken = [other.getsockname()[1]]
+        free = ports.free
+        monkeypatch.setattr(ports, "free", lambda: taken.pop() if taken else free())
         result = run("--speedbench-save")
     result.assert_outcomes(passed=3)
-    assert not ports
+    assert not taken
 
 
 def test_engine_dies_mid_run(run: Run) -> None:
