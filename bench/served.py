@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -27,6 +28,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from scipy.stats import t as student_t
 
 from bench.client import processor
 from pytest_speedbench import __version__
@@ -131,7 +134,7 @@ class Server:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the plugin with vllm bench serve on a real vLLM.")
-    parser.add_argument("--repeats", type=int, default=5, help="of each client")
+    parser.add_argument("--repeats", type=int, default=5, help="of each client, at least 2")
     parser.add_argument("--batch-sizes", default="1,8,32", help="by comma")
     parser.add_argument("--output-length", type=int, default=64, help="tokens of each request")
     options = parser.parse_args()
@@ -176,27 +179,34 @@ def table_lines(reports: dict[tuple[str, int], list[Reported]], batch_sizes: Seq
         batch_sizes: in the order of the table.
     """
     lines = [
-        "| batch size | client | output TPS | ratio of pairs | acceptance length | prompt tokens | output tokens |",
+        "| batch size | client | output TPS | ratio of pairs [95 % CI] | acceptance length | prompt tokens | output tokens |",
         "|---|---|---|---|---|---|---|",
     ]
     for batch_size in batch_sizes:
-        theirs = reports[THEIRS, batch_size]
+        theirs_tps = [run.output_tps for run in reports[THEIRS, batch_size]]
         for name in (OURS, THEIRS):
             runs = reports[name, batch_size]
             tps = sorted(run.output_tps for run in runs)
-            ratio = statistics.median(a.output_tps / b.output_tps for a, b in zip(runs, theirs, strict=True))
             lengths = sorted(run.acceptance_length for run in runs)
             cells = [
                 str(batch_size),
                 name,
                 f"{statistics.median(tps):,.0f} ({tps[0]:,.0f}-{tps[-1]:,.0f})",
-                f"{ratio:.3f}",
+                "" if name == THEIRS else _ratio([run.output_tps for run in runs], theirs_tps),
                 f"{statistics.median(lengths):.4f} ({lengths[0]:.4f}-{lengths[-1]:.4f})",
                 f"{runs[0].prompt_tokens:,}",
                 f"{runs[0].output_tokens:,}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Geometric mean of the ratios of pairs, with Student's interval of their logarithms."""
+    logs = [math.log(one / other) for one, other in zip(ours, theirs, strict=True)]
+    half = float(student_t.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
+    middle = statistics.fmean(logs)
+    return f"{math.exp(middle):.3f} [{math.exp(middle - half):.3f} .. {math.exp(middle + half):.3f}]"
 
 
 if __name__ == "__main__":
