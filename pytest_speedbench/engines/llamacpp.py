@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_speedbench.engines import hardware, launch_checks
 from pytest_speedbench.engines.base import Counters, Generation, Hardware, HttpCall, Launch, Message, Reply
-from pytest_speedbench.engines.openai_wire import decode_events, prometheus_counters, refuse_error
+from pytest_speedbench.engines.openai_wire import decode_events, prometheus_counters
 from pytest_speedbench.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
@@ -197,8 +197,6 @@ class LlamaCppEngine:
             EngineError: the stream carries an error or is not what llama.cpp documents.
         """
         chunks = decode_events(events)
-        for chunk in chunks:
-            refuse_error(chunk)
         told = [0, *(int(chunk.get("tokens_predicted", 0)) for chunk in chunks)]
         if any(later < earlier for earlier, later in pairwise(told)):
             raise EngineError("the response stream's `tokens_predicted` goes back")

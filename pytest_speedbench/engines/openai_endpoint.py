@@ -31,7 +31,7 @@ from pytest_speedbench.engines.base import (
     Reply,
 )
 from pytest_speedbench.engines.control import without_key
-from pytest_speedbench.engines.openai_wire import read_stream
+from pytest_speedbench.engines.openai_wire import decode_events, read_chunks
 from pytest_speedbench.errors import EngineError, SettingsError
 from pytest_speedbench.settings import UNKNOWN
 
@@ -135,9 +135,10 @@ class OpenAiEndpoint:
         Raises:
             EngineError: as `openai_wire.read_stream`; among others, the stream has no `usage`.
         """
-        reply = read_stream(events)
+        chunks = decode_events(events)
+        reply = read_chunks(chunks)
         # What a server may tell beyond the API is for its own engine module, which knows what it means.
-        return replace(reply, counters=_estimated(events, reply))
+        return replace(reply, counters=_estimated(chunks, reply))
 
     def tokenize(self, control: Control, messages: Sequence[Message]) -> tuple[int, ...] | None:
         """None: the endpoint applies its own template."""
@@ -197,9 +198,9 @@ class OpenAiEndpoint:
         return f"/{what}" if has_version else f"/v1/{what}"
 
 
-def _estimated(events: Sequence[bytes], reply: Reply) -> Counters | None:
+def _estimated(chunks: Sequence[Mapping[str, Any]], reply: Reply) -> Counters | None:
     """Each event that brought tokens taken for a step, the first for prefill; None where the growth is not told."""
-    told = [json.loads(event).get("usage") for event in events]
+    told = [chunk.get("usage") for chunk in chunks]
     growing = {usage["completion_tokens"] for usage in told if usage and usage.get("completion_tokens")}
     steps = len(growing) - 1
     if steps < 1:

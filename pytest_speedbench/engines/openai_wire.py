@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 from pytest_speedbench.engines.base import Counters, Generation, HttpCall, Message, Reply
@@ -18,6 +18,7 @@ from pytest_speedbench.errors import EngineError
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
 
+_NO_CHOICE: Sequence[Mapping[str, Any]] = ({},)
 _SAMPLE = re.compile(r"^(?P<name>[^\s{#]+)(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)(?:\s+\S+)?$")
 _POSITION = re.compile(r'(?:^|,)\s*position="(\d+)"')
 
@@ -60,57 +61,54 @@ def completion_call(generation: Generation, model: str, extra: Mapping[str, Any]
 def read_stream(events: Sequence[bytes]) -> Reply:
     """Decode the `data:` payloads of one response stream, `[DONE]` left out.
 
+    Raises:
+        EngineError: as `decode_events` and `read_chunks`.
+    """
+    return read_chunks(decode_events(events))
+
+
+def read_chunks(chunks: Sequence[Mapping[str, Any]]) -> Reply:
+    """What the events of one response stream say together.
+
     How many tokens an event brought is known exactly from its `token_ids`, else from the growth of
     `usage.completion_tokens` where every event carries it. Where a server offers neither, each event with
     text counts as one token and the last of them takes what `usage` says is left: right in total,
     approximate in time.
 
+    Args:
+        chunks: of `decode_events`.
+
     Raises:
-        EngineError: the stream carries an error, is no JSON, has no `usage`, or contradicts it.
+        EngineError: the stream has no `usage`, or contradicts it.
     """
-    chunks = decode_events(events)
-    text: list[str] = []
-    per_event: list[int | None] = []
-    token_ids: list[int] = []
-    has_text: list[bool] = []
-    totals: list[int | None] = []
-    usage: Mapping[str, Any] | None = None
-    finish_reason: str | None = None
-    counters: Counters | None = None
-    for chunk in chunks:
-        refuse_error(chunk)
-        usage_here = chunk.get("usage")
-        usage = usage_here or usage
-        totals.append(usage_here.get("completion_tokens") if usage_here else None)
-        metrics = chunk.get("metrics")
-        if metrics and metrics.get("speculative_decoding"):
-            counters = _response_counters(metrics["speculative_decoding"])
-        choice = next(iter(chunk.get("choices") or ()), None)
-        if choice is None:
-            per_event.append(None)
-            has_text.append(False)
-            continue
-        delta = choice.get("delta") or {}
-        piece = choice.get("text") or delta.get("content") or ""
-        text.append(piece)
-        has_text.append(bool(piece or delta.get("reasoning") or delta.get("reasoning_content")))
-        ids = choice.get("token_ids")
-        per_event.append(None if ids is None else len(ids))
-        token_ids.extend(ids or ())
-        finish_reason = choice.get("finish_reason") or finish_reason
+    # A column after the other: a stream has thousands of events, and nearly all of them are alike.
+    usages = [chunk.get("usage") for chunk in chunks]
+    usage = next((told for told in reversed(usages) if told), None)
     if usage is None or not isinstance(usage.get("completion_tokens"), int):
         raise EngineError(
-            f"the response stream of {len(events)} events has no `usage`: its output tokens are not known"
+            f"the response stream of {len(chunks)} events has no `usage`: its output tokens are not known"
         )
     output_tokens: int = usage["completion_tokens"]
+    choices = [(chunk.get("choices") or _NO_CHOICE)[0] for chunk in chunks]
+    ids = [choice.get("token_ids") for choice in choices]
+    token_ids = tuple(chain.from_iterable(filter(None, ids)))
+    text = [choice.get("text") or (choice.get("delta") or {}).get("content") or "" for choice in choices]
+    if token_ids:
+        tokens = [len(of_event) if of_event else 0 for of_event in ids]
+    else:
+        tokens = _tokens_without_ids(usages, choices, text, output_tokens)
+    drafted = (chunk["metrics"].get("speculative_decoding") for chunk in chunks if chunk.get("metrics"))
+    counters = [_response_counters(told) for told in drafted if told]
     return Reply(
         text="".join(text),
-        tokens_per_event=_tokens_per_event(per_event, totals, has_text, output_tokens),
+        tokens_per_event=_completed(tokens, output_tokens),
         output_tokens=output_tokens,
         prompt_tokens=usage.get("prompt_tokens"),
-        token_ids=tuple(token_ids) if len(token_ids) == output_tokens else None,
-        finish_reason=finish_reason,
-        counters=counters,
+        token_ids=token_ids if len(token_ids) == output_tokens else None,
+        finish_reason=next(
+            (told for choice in reversed(choices) if (told := choice.get("finish_reason"))), None
+        ),
+        counters=counters[-1] if counters else None,
     )
 
 
@@ -201,29 +199,35 @@ def decode_events(events: Sequence[bytes]) -> list[dict[str, Any]]:
     """The JSON objects of a stream's events.
 
     Raises:
-        EngineError: an event is no JSON object.
+        EngineError: an event is no JSON object, or is the server's report of an error.
     """
     try:
         # One parse of the whole stream: a third of the time of a parse per event.
         chunks = json.loads(b"[" + b",".join(events) + b"]")
-        if len(chunks) == len(events) and all(isinstance(chunk, dict) for chunk in chunks):
-            return list(chunks)
     except ValueError:
-        pass
+        chunks = []
+    if len(chunks) != len(events) or not all(isinstance(chunk, dict) for chunk in chunks):
+        raise _no_objects(events)
+    for chunk in chunks:
+        if "error" in chunk or chunk.get("object") == "error":
+            _refuse_error(chunk)
+    return list(chunks)
+
+
+def _no_objects(events: Sequence[bytes]) -> EngineError:
     for index, event in enumerate(events):
         try:
             if isinstance(json.loads(event), dict):
                 continue
         except ValueError:
             pass
-        raise EngineError(
+        return EngineError(
             f"event {index + 1} of {len(events)} in the response stream is no JSON object: {event[:200]!r}"
         )
-    raise EngineError("the response stream is no sequence of JSON objects")
+    return EngineError("the response stream is no sequence of JSON objects")
 
 
-def refuse_error(chunk: Mapping[str, Any]) -> None:
-    """Raise `EngineError` where an event is the server's report of an error."""
+def _refuse_error(chunk: Mapping[str, Any]) -> None:
     error = chunk.get("error")
     if error is None and chunk.get("object") == "error":
         error = chunk
@@ -257,26 +261,35 @@ def _response_counters(told: Mapping[str, Any]) -> Counters | None:
     )
 
 
-def _tokens_per_event(
-    per_event: Sequence[int | None],
-    totals: Sequence[int | None],
-    has_text: Sequence[bool],
+def _tokens_without_ids(
+    usages: Sequence[Mapping[str, Any] | None],
+    choices: Sequence[Mapping[str, Any]],
+    text: Sequence[str],
     output_tokens: int,
-) -> tuple[int, ...]:
-    if any(per_event):
-        counts = [count or 0 for count in per_event]
-    elif sum(total is not None for total in totals) > 1:
-        counts = list(_growth(totals))
-    else:
-        running = accumulate(has_text)
-        counts = [int(text and total <= output_tokens) for text, total in zip(has_text, running, strict=True)]
-    if sum(counts) > output_tokens:
+) -> list[int]:
+    totals = [usage.get("completion_tokens") if usage else None for usage in usages]
+    if sum(total is not None for total in totals) > 1:
+        return list(_growth(totals))
+    has_text = [bool(piece or _thought(choice)) for piece, choice in zip(text, choices, strict=True)]
+    running = accumulate(has_text)
+    return [int(some and total <= output_tokens) for some, total in zip(has_text, running, strict=True)]
+
+
+def _thought(choice: Mapping[str, Any]) -> str | None:
+    delta = choice.get("delta") or {}
+    return delta.get("reasoning") or delta.get("reasoning_content")
+
+
+def _completed(counts: list[int], output_tokens: int) -> tuple[int, ...]:
+    """Tokens of each event; what `usage` counts beyond them came with the last that brought any."""
+    told = sum(counts)
+    if told > output_tokens:
         raise EngineError(
-            f"the response stream carries {sum(counts)} tokens, but its `usage` counts {output_tokens}"
+            f"the response stream carries {told} tokens, but its `usage` counts {output_tokens}"
         )
-    if left := output_tokens - sum(counts):
+    if told < output_tokens:
         bearing = [index for index, count in enumerate(counts) if count] or [len(counts) - 1]
-        counts[bearing[-1]] += left
+        counts[bearing[-1]] += output_tokens - told
     return tuple(counts)
 
 

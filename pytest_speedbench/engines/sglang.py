@@ -220,11 +220,9 @@ class SglangEngine:
             EngineError: the stream carries an error, was aborted, or ends before its generation did.
         """
         chunks = openai_wire.decode_events(events)
-        for chunk in chunks:
-            openai_wire.refuse_error(chunk)
         draft_length = self._target.draft_length
         if any("choices" in chunk for chunk in chunks):
-            return sglang_wire.read_chat(events, chunks, draft_length)
+            return sglang_wire.read_chat(chunks, draft_length)
         return sglang_wire.read_generate(chunks, draft_length)
 
     def tokenize(self, control: Control, messages: Sequence[Message]) -> tuple[int, ...] | None:

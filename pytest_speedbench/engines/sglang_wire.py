@@ -71,21 +71,20 @@ def read_generate(chunks: Sequence[Mapping[str, Any]], draft_length: int) -> Rep
     )
 
 
-def read_chat(events: Sequence[bytes], chunks: Sequence[Mapping[str, Any]], draft_length: int) -> Reply:
+def read_chat(chunks: Sequence[Mapping[str, Any]], draft_length: int) -> Reply:
     """Decode a chat's stream, whose counters come in an event of their own.
 
     Args:
-        events: as received.
-        chunks: the same, decoded.
+        chunks: of `openai_wire.decode_events`.
         draft_length: tokens drafted per step.
 
     Raises:
-        EngineError: as `openai_wire.read_stream`.
+        EngineError: as `openai_wire.read_chunks`.
     """
     told = [
         details for chunk in chunks if (details := (chunk.get("sglext") or {}).get("spec_tokens_details"))
     ]
-    reply = openai_wire.read_stream(events)
+    reply = openai_wire.read_chunks(chunks)
     return replace(reply, counters=read_counters(told[-1], draft_length) if told else None)
 
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_speedbench.engines import hardware, launch_checks
 from pytest_speedbench.engines.base import Counters, Generation, Hardware, HttpCall, Launch, Message, Reply
-from pytest_speedbench.engines.openai_wire import decode_events, read_stream
+from pytest_speedbench.engines.openai_wire import decode_events, read_chunks
 from pytest_speedbench.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
@@ -135,9 +135,10 @@ class TensorRtLlmEngine:
         Raises:
             EngineError: as `openai_wire.read_stream`; or the iterations told do not fit the output.
         """
-        reply = read_stream(events)
+        chunks = decode_events(events)
+        reply = read_chunks(chunks)
         told: dict[str, Any] = {}
-        for chunk in decode_events(events):
+        for chunk in chunks:
             for choice in chunk.get("choices") or ():
                 told |= {name: value for name, value in choice.items() if value is not None}
         return replace(reply, counters=self._counters(told, reply.output_tokens))
