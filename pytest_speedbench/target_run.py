@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from pytest_speedbench.gate.baseline import Conditions
     from pytest_speedbench.load.conversation import Prepared
     from pytest_speedbench.load.progress import Progress
+    from pytest_speedbench.load.token_store import TokenStore
     from pytest_speedbench.metrics.measured_round import MeasuredRound
     from pytest_speedbench.metrics.measurement import Measurement
     from pytest_speedbench.settings import Settings
 
 
+TOKENS_FOLDER = "tokens"
+"""Of the token ids that were made from prepared data, in its folder."""
 STEADY_BATCHES = 4
 """Conversations of a round of a throughput split, in batches: so many that most of its time is steady state."""
 
@@ -250,10 +253,25 @@ class TargetRun:
         if key not in self._prepared:
             prompts = self._datasets[cell.split].of_category(cell.category)
             self._prepared[key] = prepare(
-                self._engine, control, prompts, self.settings.sampling, model=self.settings.target.model
+                self._engine,
+                control,
+                prompts,
+                self.settings.sampling,
+                model=self.settings.target.model,
+                store=self._token_store(),
             )
             self._notes[key] = self._prepared[key].note
         return self._prepared[key]
+
+    def _token_store(self) -> TokenStore | None:
+        """None for the sample, which is short. Prepared data may be long, and is nobody's to carry elsewhere."""
+        from pytest_speedbench.load.token_store import TokenStore
+
+        if self.settings.data is None:
+            return None
+        target = self.settings.target
+        made_by = (target.engine, target.model or "", target.url or "", *target.engine_args)
+        return TokenStore(self.settings.data / TOKENS_FOLDER, made_by, self.version)
 
     def _round(
         self, cell: Cell, control: Control, prepared: Prepared, label: str, *, warmup: int

@@ -8,15 +8,15 @@ import stat
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a text file at once.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replace a file at once.
 
-    The text goes to a temporary file in the same folder, to the disk, and then takes the old file's place and
+    The content goes to a temporary file in the same folder, to the disk, and then takes the old file's place and
     mode in one step. A link is followed. Folders are made.
 
     Args:
         path: of the file.
-        text: its new content, written as UTF-8.
+        content: its new content; a text is written as UTF-8.
 
     Raises:
         OSError: it cannot be written; what was there before is untouched.
@@ -28,7 +28,7 @@ def write_whole(path: Path, text: str) -> None:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), "wb") as file:
             with contextlib.suppress(FileNotFoundError):
                 os.fchmod(file.fileno(), stat.S_IMODE(real.stat().st_mode))
-            file.write(text.encode())
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, real)

@@ -11,12 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_speedbench.engines.base import Generation, Message, SpeaksMessages
-from pytest_speedbench.errors import DataError
+from pytest_speedbench.errors import DataError, EngineError
 
 if TYPE_CHECKING:
     from pytest_speedbench.data.prompts import Prompt
     from pytest_speedbench.engines.base import Engine, HttpCall, Sampling
     from pytest_speedbench.engines.control import Control
+    from pytest_speedbench.load.token_store import TokenStore
 
 ENCODER_THREADS = 8
 """Fewer than the 10 connections that the control session keeps open."""
@@ -54,6 +55,7 @@ def prepare(
     sampling: Sampling,
     *,
     model: str | None = None,
+    store: TokenStore | None = None,
 ) -> Prepared:
     """Tokenize and encode the first turn of every prompt, so that neither happens on the clock.
 
@@ -66,6 +68,7 @@ def prepare(
         prompts: of one cell, in the order in which they are sent.
         sampling: for every turn.
         model: name or path of the target model, for the `tokenizer` extra.
+        store: of token ids that were made before; without it all are made now.
 
     Raises:
         DataError: there are no prompts.
@@ -74,9 +77,19 @@ def prepare(
     if not prompts:
         raise DataError("there are no prompts to send: the selection of categories or the limit leaves none")
     openers = [(Message("user", prompt.turns[0]),) for prompt in prompts]
-    tokenization, tokenize, note = _choose_tokenizer(engine, control, model, openers[0])
-    with encoder_threads() as threads:
-        generations = tuple(threads.map(lambda chat: _generation(tokenize, chat, sampling), openers))
+    tokenization, tokenize, note, first = _choose_tokenizer(engine, control, model, openers[0])
+
+    if first is None:
+        generations = tuple(Generation(sampling, messages=chat) for chat in openers)
+    else:
+
+        def tokenize_all() -> list[tuple[int, ...]]:
+            with encoder_threads() as threads:
+                return [first, *threads.map(partial(_token_ids, tokenize), openers[1:])]
+
+        texts = [prompt.turns[0] for prompt in prompts]
+        ids_of_all = tokenize_all() if store is None else store.ids(texts, first, tokenize_all)
+        generations = tuple(Generation(sampling, token_ids=ids) for ids in ids_of_all)
     return Prepared(
         prompts=tuple(prompts),
         generations=generations,
@@ -132,27 +145,34 @@ def _generation(tokenize: Tokenizer, chat: tuple[Message, ...], sampling: Sampli
     return Generation(sampling, token_ids=token_ids)
 
 
+def _token_ids(tokenize: Tokenizer, chat: Sequence[Message]) -> tuple[int, ...]:
+    token_ids = tokenize(chat)
+    if token_ids is None:
+        raise EngineError("the engine tokenized the first prompt of a cell, and then said that it cannot")
+    return token_ids
+
+
 def _choose_tokenizer(
     engine: Engine, control: Control, model: str | None, trial: Sequence[Message]
-) -> tuple[str, Tokenizer, str]:
-    """How prompts go out, the tokenizer for it, and a note; `trial` is tokenized to find out."""
+) -> tuple[str, Tokenizer, str, tuple[int, ...] | None]:
+    """How prompts go out, the tokenizer for it, a note, and the token ids of `trial`, by which it was found out."""
     if isinstance(engine, SpeaksMessages) and engine.messages_only:
-        return "messages", _no_token_ids, ""
-    if engine.tokenize(control, trial) is not None:
-        return "engine", partial(engine.tokenize, control), ""
+        return "messages", _no_token_ids, "", None
+    if (ids := engine.tokenize(control, trial)) is not None:
+        return "engine", partial(engine.tokenize, control), "", ids
     note = ""
     if model is not None:
         try:
             tokenize = _ModelTokenizer(model)
-            tokenize(trial)
+            ids = tokenize(trial)
         except ImportError:
             pass
         except Exception as error:  # a tokenizer's own code may run here, and raises what it likes
             reason = str(error).strip().splitlines() or [type(error).__name__]
             note = f"the tokenizer of {model} could not be used, chat messages went out instead: {reason[0]}"
         else:
-            return "transformers", tokenize, ""
-    return "messages", _no_token_ids, note
+            return "transformers", tokenize, "", ids
+    return "messages", _no_token_ids, note, None
 
 
 def _no_token_ids(chat: Sequence[Message]) -> None:

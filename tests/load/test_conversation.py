@@ -65,7 +65,7 @@ def test_prompts_are_tokenized_side_by_side() -> None:
                 together.wait()
             return super().tokenize(control, messages)
 
-    assert len(prepare(Slow(), CONTROL, prompts(4), sampling()).openings) == 4
+    assert len(prepare(Slow(), CONTROL, prompts(5), sampling()).openings) == 5
 
 
 def test_the_model_s_own_tokenizer_where_the_engine_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
