@@ -173,8 +173,10 @@ def mean_estimate(
     freedom = min(freedom, satterthwaite(parts, total))
     shared = shared_noise([_sides(*each, paired) for each in group])
     if shared is not None:
+        # Degrees of freedom do not combine as for a product of two that are independent: the squares of all cells
+        # make the one and divide the other. What is left is the scatter between rounds.
         total *= shared.value
-        freedom = 1 / (1 / freedom + 1 / shared.degrees_of_freedom)
+        freedom = min(freedom, shared.degrees_of_freedom)
     return Estimate(log_ratio, math.sqrt(total), freedom)
 
 
