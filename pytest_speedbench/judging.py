@@ -91,19 +91,18 @@ class Judge:
             measurements = {each: self._schedule.measurement(each) for each in sound}
             return Measured(measurements, self._compared_with(sound))
 
-        checks, _ = judge_batch(asked, measure, self._rule)
+        checks, _ = judge_batch(asked, measure, self._rule(metric))
         for each, of_cell in checks.items():
             self._checks[each, metric] = of_cell[metric]
 
-    @property
-    def _rule(self) -> Rule:
+    def _rule(self, metric: str) -> Rule:
         hardware = self._schedule.main.hardware
         assert hardware is not None
         return Rule(
             alpha=self._settings.alpha,
             checks=self._possible,
             rounds=self._settings.rounds,
-            max_rounds=self._schedule.max_rounds,
+            max_rounds=self._schedule.max_rounds(metric),
             tolerance=self._settings.tolerance,
             conditions=self.conditions,
             hardware_key=hardware.key,

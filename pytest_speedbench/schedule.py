@@ -53,10 +53,15 @@ class Schedule:
         self._prepared = False
         self._begun: set[Cell] = set()
 
+    def max_rounds(self, metric: str) -> int:
+        """Rounds at most of a metric. An engine that does not run all the time is not started again for one cell."""
+        once = self._in_turn or (metric == "speedup" and self._without_speculation is not None)
+        return self._settings.rounds if once else self._settings.max_rounds
+
     @property
-    def max_rounds(self) -> int:
-        """Rounds at most. Engines that run in turn are not started again for the sake of one cell."""
-        return self._settings.rounds if self._in_turn else self._settings.max_rounds
+    def _planned_rounds(self) -> int:
+        """How many every cell has, before anything is judged."""
+        return self._settings.max_rounds if self._settings.save else self._settings.rounds
 
     @property
     def runs(self) -> tuple[TargetRun, ...]:
@@ -99,7 +104,7 @@ class Schedule:
             return
         self._begun.update(cells)
         self._measure_without_speculation()
-        for number in range(self.max_rounds if self._settings.save else self._settings.rounds):
+        for number in range(self._planned_rounds):
             self._round(number, cells)
         if self._settings.random_control:
             for each in cells:
@@ -133,7 +138,7 @@ class Schedule:
             return
         self._prepared = True
         cells = [cell for cell in self._cells if cell in self._speedup]
-        for _ in range(self._settings.rounds):
+        for _ in range(self._planned_rounds):
             for cell in cells:
                 run.add_round(cell)
         run.pause()

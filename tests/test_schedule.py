@@ -102,7 +102,7 @@ def test_two_targets_in_turn_are_measured_a_b_b_a_and_never_at_once() -> None:
     plan.measurement(CODING)
     a, b = ["A coding4", "A coding8"], ["B coding4", "B coding8"]
     assert diary == ["start A", *a, "start B", *b, *b, "start A", *a, *a, "start B", *b]
-    assert plan.max_rounds == 3, "engines are not started again for one cell"
+    assert plan.max_rounds("output_tps") == 3, "engines are not started again for one cell"
 
 
 def test_two_targets_at_once_are_measured_a_b_b_a_cell_by_cell() -> None:
@@ -125,6 +125,13 @@ def test_speedup_is_told_of_every_round() -> None:
     assert diary[:4] == ["start N", "N coding4", "N coding4", "start A"]
     assert measured.metrics["speedup"] == 2
     assert [figures.speedup for figures in measured.rounds] == [2, 2]
+    assert (plan.max_rounds("output_tps"), plan.max_rounds("speedup")) == (3, 2), "it is not started again"
+
+
+def test_what_is_saved_has_its_speedup_in_the_most_rounds() -> None:
+    plan = schedule([], {CODING: True}, rounds="2", max_rounds="4", save="true", method="draft_model")
+    measured = plan.measurement(CODING)
+    assert [figures.speedup for figures in measured.rounds] == [2, 2, 2, 2]
 
 
 def test_the_mean_is_that_of_the_planned_categories() -> None:

@@ -126,6 +126,9 @@ def compare(
         baseline_rounds=baseline.runs[stored.run].rounds,
         differs=differs,
     )
+    if metric not in ACCEPTANCE:  # a speedup may be known of some of the rounds only
+        ours, theirs = rounds_of(metric, measurement, baseline, hardware_key)
+        check = replace(check, rounds=len(ours), baseline_rounds=len(theirs))
     sampling = tuple(line for line in differs if line.split(" ", 1)[0] in _SAMPLING)
     if sampling:
         return replace(check, reasons=tuple(f"{line}: another quantity" for line in sampling))

@@ -119,11 +119,12 @@ def _unsure_lines(checks: Sequence[Check]) -> list[str]:
     if worst is not Verdict.INCONCLUSIVE:
         return []
     unsure = {check.metric for check in checks if check.verdict is worst}
-    more = (
-        "prompts or rounds (--speedbench-limit, --speedbench-max-rounds)"
-        if unsure & set(ACCEPTANCE)
-        else "rounds (--speedbench-max-rounds)"
-    )
+    if unsure & set(ACCEPTANCE):
+        more = "prompts or rounds (--speedbench-limit, --speedbench-max-rounds)"
+    elif unsure == {"speedup"}:  # nobody looks again: the engine without speculation runs once
+        more = "rounds (--speedbench-rounds)"
+    else:
+        more = "rounds (--speedbench-max-rounds)"
     return wrapped(f"to be surer, measure more {more}, or allow more (--speedbench-tolerance)", 2, 4)
 
 
