@@ -1,7 +1,8 @@
 """One connection to a server, and the responses that come over it: a time stamp and an append for each read.
 
-`asyncio.Protocol` without streams: there is no task to switch to while a response comes in. The next request can
-go out from within the callback that tells of the end of the one before.
+An asyncio protocol without streams: there is no task to switch to while a response comes in. The next request can
+go out from within the callback that tells of the end of the one before. Reads come from an `ArrivalReader`, which
+tells when their bytes came in, or where there is none from the event loop.
 
 The clock is `time.monotonic`: it never goes back, resolves nanoseconds on every POSIX system (where it is the
 same clock as `time.perf_counter`), is the same in all processes, and is the one that the event loop runs on.
@@ -28,7 +29,7 @@ from pytest_speedbench.load.http1 import (
 from pytest_speedbench.load.recording import Recording
 
 READ_BUFFER_BYTES = 2**18
-"""What one read takes at most. A client that was late reads all that came in the meantime at once: as uvloop has it."""
+"""What one read takes at most. A client that was late reads all that came in the meantime at once."""
 WRITE_BYTES = 2**18
 """A larger request is written in pieces, the next one when the socket has taken those before it."""
 
@@ -58,10 +59,18 @@ class Response:
         return self.recording.stamps_s[-1] if self.recording.stamps_s else self.sent_s
 
 
-class Connection(asyncio.Protocol):
-    """A connection that carries one request at a time."""
+class Connection(asyncio.BufferedProtocol):
+    """A connection that carries one request at a time.
 
-    def __init__(self) -> None:
+    Args:
+        buffer: shared by all connections of an event loop: each read goes into it, and what concerns a connection is
+            copied. asyncio would make and cut down `READ_BUFFER_BYTES` for each read otherwise.
+    """
+
+    def __init__(self, buffer: bytearray) -> None:
+        self._view = memoryview(buffer)
+        self.on_shut: Callable[[], None] = lambda: None
+        """Called once the connection is of no use any more, before its socket is closed."""
         self._transport: asyncio.Transport | None = None
         self._open = False
         self._response: Response | None = None
@@ -123,9 +132,21 @@ class Connection(asyncio.Protocol):
         self._open = True
         self._idle_since_s = time.monotonic()
 
-    def data_received(self, data: bytes) -> None:
-        """Take what was read; the time stamp comes first."""
-        received_s = time.monotonic()
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the event loop's next read goes."""
+        return self._view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what the event loop read; the time stamp comes first."""
+        self.received(time.monotonic(), bytes(self._view[:nbytes]))
+
+    def received(self, received_s: float, data: bytes) -> None:
+        """Take what was read.
+
+        Args:
+            received_s: monotonic clock when it came in.
+            data: not empty.
+        """
         try:
             if self._feed(received_s, data):
                 self._end(received_s)
@@ -134,7 +155,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end of a body without an end of its own, or a fault."""
-        self._open = False
+        self._shut()
         proper = exc is None and self._body is not None and self._body.ends_with_connection
         self._end(time.monotonic(), None if proper else exc or ConnectionError("the server closed it"))
 
@@ -179,30 +200,10 @@ class Connection(asyncio.Protocol):
         self._on_end()
 
     def _shut(self) -> None:
+        if not self._open:
+            return
         self._open = False
         self._unsent = memoryview(b"")
+        self.on_shut()
         if self._transport is not None:
             self._transport.abort()
-
-
-class BufferedConnection(Connection, asyncio.BufferedProtocol):
-    """The same for asyncio's own event loop, at a third of the cost.
-
-    All connections of a loop read into one buffer, and take a copy of what concerns them: asyncio would make and
-    cut down `READ_BUFFER_BYTES` for each read otherwise. uvloop reads into one buffer by itself.
-
-    Args:
-        buffer: shared by all connections of the loop.
-    """
-
-    def __init__(self, buffer: bytearray) -> None:
-        super().__init__()
-        self._view = memoryview(buffer)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next read goes."""
-        return self._view
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Take what was read."""
-        self.data_received(bytes(self._view[:nbytes]))

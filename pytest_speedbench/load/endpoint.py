@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pytest_speedbench.load.connection import READ_BUFFER_BYTES, BufferedConnection, Connection
+from pytest_speedbench.load import arrivals
+from pytest_speedbench.load.connection import READ_BUFFER_BYTES, Connection
 
 if TYPE_CHECKING:
     import ssl
@@ -31,6 +32,7 @@ class Endpoint:
         self._tls = _tls() if parts.scheme == "https" else None
         self._addresses: list[tuple[Any, ...]] = []
         self._buffer = bytearray(READ_BUFFER_BYTES)
+        self._reader: arrivals.ArrivalReader | None = None
 
     def head(self, path: str, headers: Mapping[str, str], length: int) -> bytes:
         """The head of a POST request.
@@ -63,8 +65,8 @@ class Endpoint:
         last: OSError | None = None
         for address in list(self._addresses):
             try:
-                _, connection = await loop.create_connection(
-                    lambda: self._connection(loop),
+                transport, connection = await loop.create_connection(
+                    lambda: Connection(self._buffer),
                     *address,
                     ssl=self._tls,
                     server_hostname=self._host if self._tls is not None else None,
@@ -73,14 +75,17 @@ class Endpoint:
                 last = error
             else:
                 self._addresses = [address]
+                if arrivals.AVAILABLE and self._tls is None:
+                    self._reader = self._reader or arrivals.ArrivalReader(loop)
+                    self._reader.watch(connection, transport)
                 return connection
         assert last is not None
         raise last
 
-    def _connection(self, loop: asyncio.AbstractEventLoop) -> Connection:
-        if isinstance(loop, asyncio.BaseEventLoop):
-            return BufferedConnection(self._buffer)
-        return Connection()
+    def close(self) -> None:
+        """Read no more; connections are closed by whoever has them."""
+        if self._reader is not None:
+            self._reader.close()
 
 
 def _tls() -> ssl.SSLContext:

@@ -20,8 +20,9 @@ def run(main: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
     The thread serves two ends. A test that is a coroutine itself has a loop running in its thread already, and
     a thread can run one only. And whatever interrupts the calling thread (Ctrl-C, a timeout plugin's signal)
     strikes here, where nothing is half done: the coroutine is cancelled in order, and the interruption goes on.
+    The loop is asyncio's own, whatever another part of the process has set: the client's cost is known on it.
     """
-    loop = _new_loop()
+    loop = asyncio.SelectorEventLoop()
     task = loop.create_task(main())
     outcome: Future[Result] = Future()
     thread = threading.Thread(
@@ -40,15 +41,6 @@ def run(main: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
     finally:
         if thread.is_alive():  # not if it was the start that was interrupted
             thread.join()
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
 
 
 def _complete(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Result], outcome: Future[Result]) -> None:

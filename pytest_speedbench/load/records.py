@@ -102,8 +102,8 @@ class RoundRecord:
     """Share of the round in which that thread had work to do and no core to do it on. What is left of the round
     beside both shares is the client's reserve. 0 where the system does not tell (it is Linux that does)."""
     loop_lag_s_p99: float = 0.0
-    """How late the client's event loop came to what was due, 99th percentile in seconds: as much later than the
-    bytes themselves can a time stamp be. Of several client processes, the latest one's."""
+    """How late the client's event loop came to what was due, 99th percentile in seconds: as late can a next request
+    be, and where the kernel stamps nothing (`load.arrivals`) a time stamp. Of several client processes, the latest one's."""
     send_lag_s_p99: float | None = None
     """From the server's stamp in an event to the client's stamp on it, 99th percentile in seconds; None where
     the server stamps nothing. Holds the network too, and means something on one machine only."""

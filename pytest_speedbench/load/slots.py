@@ -95,6 +95,7 @@ class Round:
         finally:
             for slot in slots:
                 slot.close()
+            self.endpoint.close()
 
     async def _watch(self) -> None:
         """Give up requests on which nothing arrives, keep memory bounded and the progress line alive.

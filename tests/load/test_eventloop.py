@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 
@@ -47,24 +46,6 @@ def test_works_inside_a_running_event_loop() -> None:
         return run(answer)
 
     assert asyncio.run(asynchronous_test()) == 42
-
-
-def test_works_without_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "uvloop", None)
-
-    async def kind() -> str:
-        return type(asyncio.get_running_loop()).__module__
-
-    assert run(kind).startswith("asyncio")
-
-
-def test_uvloop_where_installed() -> None:
-    pytest.importorskip("uvloop")
-
-    async def kind() -> str:
-        return type(asyncio.get_running_loop()).__module__
-
-    assert run(kind).startswith("uvloop")
 
 
 def test_ctrl_c_cancels_every_task_before_it_goes_on(ctrl_c_raises: None) -> None:
