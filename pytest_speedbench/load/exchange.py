@@ -100,13 +100,17 @@ def excerpt(body: bytes) -> str:
 
 
 def _arrivals(received_s: Sequence[float], tokens: Sequence[int]) -> Arrivals:
-    """One arrival for each moment: events of one read became known together."""
+    """One arrival for each moment: events of one read became known together.
+
+    Stamps of the kernel are set against the monotonic clock anew for each read (`load.arrivals`). Where a read seems to
+    be microseconds older than the one before, it is taken to have come with that.
+    """
     arrivals = Arrivals()
     moments, counts = arrivals.received_s, arrivals.tokens
     for moment, count in zip(received_s, tokens, strict=True):
         if count <= 0:
             continue
-        if moments and moments[-1] == moment:
+        if moments and moment <= moments[-1]:
             counts[-1] += count
         else:
             moments.append(moment)

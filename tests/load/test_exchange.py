@@ -50,6 +50,15 @@ def test_events_of_one_read_are_one_arrival_and_events_without_tokens_are_none()
     assert record.arrivals == Arrivals.of([(3.0, 3)])
 
 
+def test_arrivals_are_in_order_of_time() -> None:
+    record = decoded(
+        (3.0, event(text="a", tokens=1)),
+        (2.999_99, event(text="b", tokens=1)),
+        (4.0, event(text="c", tokens=1) + LAST),
+    )
+    assert record.arrivals == Arrivals.of([(3.0, 2), (4.0, 1)])
+
+
 def test_the_reply_is_the_text_of_all_events() -> None:
     stream = event(text="one ", tokens=1) + event(text="two", tokens=2) + LAST
     assert decode(StubEngine(), Exchange("q0", 0, 0, 0.0, 1.0, recording((0.5, stream)))).text == "one two"
