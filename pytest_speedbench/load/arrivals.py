@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 AVAILABLE = sys.platform == "linux"
 READ_BYTES = 2**16
-"""What one read takes at most: memory that Python's own allocation gives and takes back without asking the system."""
+"""What one read takes at most: as much as an allocator gives and takes back without asking the system."""
 _SO_TIMESTAMPNS = 35
 """`asm-generic/socket.h`; Python has no name for it."""
 _TIMESPEC = struct.Struct("@ll")
