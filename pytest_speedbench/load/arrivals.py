@@ -40,7 +40,7 @@ class ArrivalReader:
         self._loop = loop
         self._epoll = select.epoll()
         self._watched: dict[int, tuple[socket.socket, Connection]] = {}
-        self._unix_s = 0.0
+        self._ahead_s = 0.0
         """What the kernel's clock, which is the time of day, is ahead of the monotonic one."""
         self._polled_s = time.monotonic()
         """What had come before was read: no read can be older."""
@@ -78,8 +78,7 @@ class ArrivalReader:
         since_s, self._polled_s = self._polled_s, time.monotonic()
         unix_s = time.time()
         if time.monotonic() - self._polled_s < _UNDISTURBED_S:
-            self._unix_s = unix_s - self._polled_s
-        unix_s = self._unix_s
+            self._ahead_s = unix_s - self._polled_s
         for descriptor, _ in self._epoll.poll(0, len(self._watched) + 1):
             watched = self._watched.get(descriptor)
             if watched is None:
@@ -98,7 +97,7 @@ class ArrivalReader:
             received_s = time.monotonic()
             if ancillary:
                 seconds, nanoseconds = _TIMESPEC.unpack(ancillary[0][2])
-                arrived_s = seconds - unix_s + 1e-9 * nanoseconds
+                arrived_s = seconds - self._ahead_s + 1e-9 * nanoseconds
                 if since_s <= arrived_s <= received_s:  # else the time of day was set meanwhile
                     received_s = arrived_s
             connection.received(received_s, data)

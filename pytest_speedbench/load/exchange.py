@@ -102,7 +102,7 @@ def excerpt(body: bytes) -> str:
 def _arrivals(received_s: Sequence[float], tokens: Sequence[int]) -> Arrivals:
     """One arrival for each moment: events of one read became known together.
 
-    Stamps of the kernel are set against the monotonic clock anew for each read (`load.arrivals`). Where a read seems to
+    Stamps of the kernel are set against the monotonic clock anew at each poll (`load.arrivals`). Where a read seems to
     be microseconds older than the one before, it is taken to have come with that.
     """
     arrivals = Arrivals()

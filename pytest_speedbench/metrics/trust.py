@@ -14,8 +14,9 @@ from pytest_speedbench.settings import UNKNOWN
 CLIENT_OVERLOADED = 0.9
 """Share of a round in which the client computed or waited for a core: above it, it had no reserve."""
 CLIENT_LATE_S = 0.25
-"""Lateness (p99) of the client's event loop, in seconds: above it, arrivals are not those of the engine. On a quiet
-machine it is 1 to 5 ms at 512 streams; of a client that is flooded, seconds."""
+"""Lateness (p99) of the client's event loop, in seconds: above it, what the engine is given to do depends on the client,
+and where the kernel stamps nothing (`load.arrivals`) so do arrivals. On a quiet machine it is 1 to 5 ms at 512 streams;
+of a client that is flooded, seconds."""
 _LONG_ENOUGH_S = 1.0
 """A round that is shorter tells no percentile of lateness."""
 

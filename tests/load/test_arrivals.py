@@ -20,6 +20,9 @@ pytestmark = pytest.mark.skipif(not arrivals.AVAILABLE, reason="this system's ke
 LATE_S = 0.05
 """How long the event loop is held up after something came in."""
 
+Pair = tuple[socket.socket, socket.socket]
+"""Both ends of a connection: the engine's, and ours."""
+
 
 class Noting(Connection):
     """Notes what is read."""
@@ -33,8 +36,7 @@ class Noting(Connection):
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Both ends of a connection: the engine's, and ours."""
+def pair() -> Iterator[Pair]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         ours = socket.create_connection(listening.getsockname())
         theirs, _ = listening.accept()
@@ -43,9 +45,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield theirs, ours
 
 
-def read_late(
-    pair: tuple[socket.socket, socket.socket], sent: list[bytes]
-) -> tuple[list[tuple[float, bytes]], float]:
+def read_late(pair: Pair, sent: list[bytes]) -> tuple[list[tuple[float, bytes]], float]:
     """Send something, and have it read by an event loop that is held up; what was read, and when it went on."""
     theirs, ours = pair
 
@@ -67,9 +67,14 @@ def read_late(
     return asyncio.run(main())
 
 
-def test_a_read_bears_the_moment_at_which_its_bytes_came_in(
-    pair: tuple[socket.socket, socket.socket],
-) -> None:
+def assert_stamped_as_it_was_read(pair: Pair) -> None:
+    """Asserts that something sent is read whole, and stamped not before it was read."""
+    ((stamp_s, data),), went_on_s = read_late(pair, [b"data"])
+    assert data == b"data"
+    assert went_on_s <= stamp_s <= time.monotonic()
+
+
+def test_a_read_bears_the_moment_at_which_its_bytes_came_in(pair: Pair) -> None:
     began_s = time.monotonic()
     ((stamp_s, data),), went_on_s = read_late(pair, [b"first", b"last"])
     assert data == b"firstlast"
@@ -78,33 +83,25 @@ def test_a_read_bears_the_moment_at_which_its_bytes_came_in(
 
 @pytest.mark.parametrize("off_s", [1000.0, -1000.0])
 def test_it_bears_that_of_the_read_where_the_time_of_day_was_set(
-    off_s: float,
-    pair: tuple[socket.socket, socket.socket],
-    monkeypatch: pytest.MonkeyPatch,
+    off_s: float, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unix_s = time.time
     monkeypatch.setattr("pytest_speedbench.load.arrivals.time.time", lambda: unix_s() + off_s)
-    ((stamp_s, _),), went_on_s = read_late(pair, [b"data"])
-    assert went_on_s <= stamp_s <= time.monotonic()
+    assert_stamped_as_it_was_read(pair)
 
 
 def test_it_bears_that_of_the_read_where_the_kernel_tells_none(
-    pair: tuple[socket.socket, socket.socket],
-    monkeypatch: pytest.MonkeyPatch,
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrivals, "_SO_TIMESTAMPNS", socket.SO_KEEPALIVE)
-    ((stamp_s, _),), went_on_s = read_late(pair, [b"data"])
-    assert went_on_s <= stamp_s <= time.monotonic()
+    assert_stamped_as_it_was_read(pair)
 
 
 def test_a_socket_that_cannot_be_stamped_is_read_by_the_event_loop(
-    pair: tuple[socket.socket, socket.socket],
-    monkeypatch: pytest.MonkeyPatch,
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_such_option = 9999
     with pytest.raises(OSError, match=os.strerror(errno.ENOPROTOOPT)):
         pair[1].setsockopt(socket.SOL_SOCKET, no_such_option, 1)
     monkeypatch.setattr(arrivals, "_SO_TIMESTAMPNS", no_such_option)
-    ((stamp_s, data),), went_on_s = read_late(pair, [b"data"])
-    assert data == b"data"
-    assert went_on_s <= stamp_s <= time.monotonic()
+    assert_stamped_as_it_was_read(pair)
