@@ -32,7 +32,7 @@ import numpy as np
 
 from bench import client_peers as peers
 from bench.client_peers import PARSE_AT_ONCE, Client, Told
-from pytest_speedbench.load.loopback import Loopback, Sent, serving
+from pytest_speedbench.selftest.server import Loopback, Sent, serving
 
 CLIENTS: dict[str, Callable[[argparse.Namespace], Client]] = {
     "ours": lambda options: peers.ours(),

@@ -23,15 +23,14 @@ def ours(url: str, streams: int, chunks: int, processes: int = 1) -> dict[str, A
     """
     from pytest_speedbench.cells import Cell
     from pytest_speedbench.data.prompts import Prompt
-    from pytest_speedbench.engines.base import Sampling
     from pytest_speedbench.engines.control import Control
     from pytest_speedbench.engines.reference.engine import ReferenceEngine
     from pytest_speedbench.load.conversation import prepare
     from pytest_speedbench.load.driver import run_round
     from pytest_speedbench.load.processes import run_round_shared
-    from pytest_speedbench.metrics.measure import combine
-    from pytest_speedbench.metrics.measured_round import measure_round
-    from pytest_speedbench.settings import Target
+    from pytest_speedbench.metrics.combine_rounds import combine
+    from pytest_speedbench.metrics.one_round import measure_round
+    from pytest_speedbench.settings.target import Sampling, Target
 
     engine = ReferenceEngine(Target(name="bench", engine="reference", method="none", draft_length=0))
     prompts = [Prompt(f"stream {number}", "mixed", ("Say yes.",)) for number in range(streams)]

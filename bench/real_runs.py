@@ -20,9 +20,9 @@ from typing import Any
 
 from bench.verdicts import BAND, FLOOR, OURS
 from pytest_speedbench.cells import MEAN
-from pytest_speedbench.engines.hardware import cpu
-from pytest_speedbench.load.neighbours import Neighbours
-from pytest_speedbench.whole_file import write_whole
+from pytest_speedbench.engines.launch.hardware import cpu
+from pytest_speedbench.files import write_whole
+from pytest_speedbench.load.other_processes import OtherProcesses
 
 METRICS = ("acceptance_length", "output_tps", "user_tps")
 BATCH_SIZES = (2, 4, 8)
@@ -219,7 +219,7 @@ def run_pytest(folder: Path, command: list[str]) -> About:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     start = time.perf_counter()
-    with open(folder / OUTPUT, "w") as output, Neighbours() as neighbours:
+    with open(folder / OUTPUT, "w") as output, OtherProcesses() as neighbours:
         try:
             exit_status = subprocess.run(
                 [sys.executable, "-m", "pytest", *command],

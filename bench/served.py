@@ -35,21 +35,21 @@ from bench.client import processor
 from pytest_speedbench import __version__
 from pytest_speedbench.cells import MEAN, Cell
 from pytest_speedbench.data import load
-from pytest_speedbench.engines.base import Sampling
 from pytest_speedbench.engines.control import Control
-from pytest_speedbench.engines.process import start
+from pytest_speedbench.engines.launch.process import start
 from pytest_speedbench.engines.vllm import VllmEngine
 from pytest_speedbench.load.conversation import Prepared, prepare
 from pytest_speedbench.load.rounds import measure_rounds
-from pytest_speedbench.metrics.measure import combine
-from pytest_speedbench.metrics.measured_round import measure_round
-from pytest_speedbench.vocabulary import QUALITATIVE
+from pytest_speedbench.metrics.combine_rounds import combine
+from pytest_speedbench.metrics.one_round import measure_round
+from pytest_speedbench.settings.target import Sampling
+from pytest_speedbench.speed_bench import QUALITATIVE
 from tests.real.install import environment
 from tests.real.targets import target, variables
 
 if TYPE_CHECKING:
     from pytest_speedbench.data.prompts import Prompt
-    from pytest_speedbench.settings import Target
+    from pytest_speedbench.settings.target import Target
 
 PANDAS = ("pandas==2.3.3", "python-dateutil==2.9.0.post0", "pytz==2025.2", "six==1.17.0", "tzdata==2025.2")
 """What `vllm bench serve` reads a file of prompts with, and does not bring; without numpy, which vLLM has."""

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_speedbench import yaml_file
+from pytest_speedbench import files
 from pytest_speedbench.cells import MEAN, Cell
 from pytest_speedbench.gate.baseline import Baseline, Conditions, merge
-from pytest_speedbench.gate.looks import Measured, Rule
+from pytest_speedbench.gate.sequential import Measured, Rule
 from pytest_speedbench.metrics.measurement import Measurement, PromptTally, RoundFigures
-from pytest_speedbench.vocabulary import DOMAINS, QUALITATIVE, prompts_per_category
+from pytest_speedbench.speed_bench import DOMAINS, QUALITATIVE, prompts_per_category
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -124,7 +124,7 @@ class Rounds:
 
 
 class Batch:
-    """One batch size of one simulated run, which gives its rounds as `judge_batch` asks for them.
+    """One batch size of one simulated run, which gives its rounds as `judge_group` asks for them.
 
     Args:
         scenario: what happens.
@@ -160,7 +160,7 @@ class Batch:
         self._measured: dict[Cell, Measurement] = {}
 
     def measure(self, cells: Collection[Cell], rounds: int) -> Measured:
-        """As `judge_batch` wants it."""
+        """As `judge_group` wants it."""
         for cell in cells:
             self._measured[cell] = self._measurement(cell, self.run, rounds)
         return Measured(dict(self._measured), self.baseline)
@@ -237,6 +237,6 @@ def _rounds(
 @cache
 def tokens_per_step(category: str) -> tuple[float, ...]:
     """Of each recorded prompt of a category."""
-    document = yaml_file.load(RECORDED)
+    document = files.load(RECORDED)
     prompts = document["acceptance"][Cell(QUALITATIVE, category, 1).id]["prompts"]
     return tuple((prompt["tokens"] - prompt["requests"]) / prompt["steps"] for prompt in prompts)

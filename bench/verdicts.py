@@ -39,12 +39,12 @@ from bench.simulated_runs import (
     Rounds,
     Scenario,
 )
-from pytest_speedbench.gate.cause import explain
-from pytest_speedbench.gate.checks import Check, Verdict
-from pytest_speedbench.gate.looks import Measured, judge_batch
+from pytest_speedbench.gate.check import Check, Verdict
+from pytest_speedbench.gate.explain.cause import explain
+from pytest_speedbench.gate.explain.decomposition import Compared
 from pytest_speedbench.gate.noise import Sides, Variance, median_variance, satterthwaite
-from pytest_speedbench.gate.parts import Compared
-from pytest_speedbench.vocabulary import DOMAINS
+from pytest_speedbench.gate.sequential import Measured, judge_group
+from pytest_speedbench.speed_bench import DOMAINS
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -287,12 +287,12 @@ def simulate(row: Row, batch_sizes: Sequence[int], seed: int, pooled: int, run: 
     rounds = []
     for batch_size in batch_sizes:
         batch = Batch(row.scenario, batch_size, random, drift)
-        judged, measured = judge_batch(batch.asked, batch.measure, row.scenario.rule())
+        judged, measured = judge_group(batch.asked, batch.measure, row.scenario.rule())
         checks += flat(judged)
         rounds += [len(measurement.rounds) for measurement in measured.measurements.values()]
         if run < pooled:
-            with mock.patch("pytest_speedbench.gate.statistics.median_error", pooled_error):
-                by_pool, _ = judge_batch(batch.asked, batch.measure, row.scenario.rule())
+            with mock.patch("pytest_speedbench.gate.estimate.median_error", pooled_error):
+                by_pool, _ = judge_group(batch.asked, batch.measure, row.scenario.rule())
             failed[POOLED] |= any_regression(flat(by_pool))
         cells = [*batch.cells, batch.mean]
         for rule, judge in OTHER_RULES.items():

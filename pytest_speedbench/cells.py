@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_speedbench.errors import SettingsError
-from pytest_speedbench.vocabulary import (
+from pytest_speedbench.speed_bench import (
     DEFAULT_BATCH_SIZES,
     MAX_BATCH_SIZE,
     QUALITATIVE,
@@ -38,7 +38,7 @@ class Cell:
         """Whether this stands for all categories of its split and batch size, and not for one."""
         return self.category == MEAN
 
-    def shares_batch(self, other: Cell) -> bool:
+    def shares_group(self, other: Cell) -> bool:
         """Whether both are of one split and one batch size."""
         return (self.split, self.batch_size) == (other.split, other.batch_size)
 

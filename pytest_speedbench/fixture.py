@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_speedbench.errors import SpeedBenchError
-from pytest_speedbench.metrics.names import UNITS
-from pytest_speedbench.vocabulary import GATED
+from pytest_speedbench.metrics.catalogue import UNITS
+from pytest_speedbench.speed_bench import GATED
 
 if TYPE_CHECKING:
     from pytest_speedbench.cells import Cell
     from pytest_speedbench.metrics.measurement import Measurement
-    from pytest_speedbench.session import Session
-    from pytest_speedbench.settings import Target
+    from pytest_speedbench.run.session import Session
+    from pytest_speedbench.settings.target import Target
 
 
 class SpeedBench:
@@ -57,7 +57,7 @@ class MeasuredCell:
         self._item = item
 
     def metric(self, name: str) -> float:
-        """A metric's value, in the unit of `metrics.names.UNITS`.
+        """A metric's value, in the unit of `metrics.catalogue.UNITS`.
 
         Args:
             name: for example `acceptance_length` or `ttft_s_p99`.

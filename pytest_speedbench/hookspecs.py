@@ -8,7 +8,7 @@ import pytest
 
 if TYPE_CHECKING:
     from pytest_speedbench.cells import Cell
-    from pytest_speedbench.gate.checks import Check
+    from pytest_speedbench.gate.check import Check
     from pytest_speedbench.metrics.measurement import Measurement
 
 

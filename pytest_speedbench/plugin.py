@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from pytest_speedbench.options import OPTIONS, Option
+from pytest_speedbench.settings.options import OPTIONS, Option
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pytest_speedbench.cells import Cell
     from pytest_speedbench.fixture import SpeedBench
-    from pytest_speedbench.session import Session
+    from pytest_speedbench.run.session import Session
 
 MARKER = "speedbench"
 _SESSION: pytest.StashKey[Session | None] = pytest.StashKey()
@@ -62,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not any(_command_line(config, option) or _ini(config, option) for option in OPTIONS):
         return
     from pytest_speedbench.errors import SpeedBenchError
-    from pytest_speedbench.settings import read
+    from pytest_speedbench.settings.read import read
 
     def command_line(option: Option) -> tuple[Any, str, Path] | None:
         return _command_line(config, option)
@@ -79,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
                 "--speedbench-engine does not go with pytest-xdist's -n: cells measured at the same time would "
                 "share one engine and falsify every batch size; leave out -n, or run these tests on their own with -n 0"
             )
-        from pytest_speedbench.session import Session
+        from pytest_speedbench.run.session import Session
 
         config.stash[_SESSION] = Session(settings, config)
     except SpeedBenchError as error:
@@ -121,7 +121,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     from pytest_speedbench.cells import read_marker
     from pytest_speedbench.errors import SpeedBenchError
-    from pytest_speedbench.settings import read_narrowing
+    from pytest_speedbench.settings.read import read_narrowing
 
     config = metafunc.config
     try:
@@ -154,7 +154,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     from pytest_speedbench.cells import read_marker
     from pytest_speedbench.errors import SpeedBenchError
-    from pytest_speedbench.settings import read_narrowing
+    from pytest_speedbench.settings.read import read_narrowing
 
     config = session.config
     narrowing = read_narrowing(
@@ -166,7 +166,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         if cell is not None and marker is not None:
             grid = read_marker(marker.args, marker.kwargs)
             of_mean = [
-                each for each in grid.cells(narrowing) if each.shares_batch(cell)
+                each for each in grid.cells(narrowing) if each.shares_group(cell)
             ]  # a mean needs them all
             for each in of_mean if cell.is_mean else [cell]:
                 planned[each] = planned.get(each, False) or grid.speedup

@@ -15,14 +15,14 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
-from pytest_speedbench import engines, yaml_file
-from pytest_speedbench.gate.checks import Verdict
+from pytest_speedbench import engines, files
+from pytest_speedbench.gate.check import Verdict
 from pytest_speedbench.gate.decide import decide, looks, share_of_alpha
-from pytest_speedbench.gate.statistics import Pair, ratio_of_ratios
-from pytest_speedbench.metrics.names import UNITS
-from pytest_speedbench.options import OPTIONS, TOLERATED
-from pytest_speedbench.settings import DEFAULT_TOLERANCES
-from pytest_speedbench.targets_file import SCHEMA
+from pytest_speedbench.gate.estimate import Pair, ratio_of_ratios
+from pytest_speedbench.metrics.catalogue import UNITS
+from pytest_speedbench.settings.options import OPTIONS, TOLERATED
+from pytest_speedbench.settings.read import DEFAULT_TOLERANCES
+from pytest_speedbench.settings.targets_file import SCHEMA
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -154,7 +154,7 @@ def yaml_blocks() -> Iterator[tuple[Path, str]]:
     [pytest.param(page, text, id=page.name) for page, text in yaml_blocks() if text.startswith("targets:")],
 )
 def test_targets_that_are_shown_fit_the_schema(page: Path, text: str) -> None:
-    yaml_file.check(yaml.safe_load(text), SCHEMA, page)
+    files.check(yaml.safe_load(text), SCHEMA, page)
 
 
 def test_the_page_of_options_shows_every_key_of_a_target() -> None:
@@ -170,7 +170,7 @@ def test_the_baseline_that_is_shown_fits_the_schema() -> None:
     from pytest_speedbench.gate.store import SCHEMA as BASELINE
 
     [text] = [each for each in blocks(DOCS / "baselines.md", "yaml") if "schema_version" in each]
-    yaml_file.check(yaml.safe_load(text), BASELINE, DOCS / "baselines.md")
+    files.check(yaml.safe_load(text), BASELINE, DOCS / "baselines.md")
 
 
 # Figures

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_speedbench import settings
 from pytest_speedbench.engines import names
-from pytest_speedbench.options import OPTIONS, Option
+from pytest_speedbench.settings.options import OPTIONS, Option
+from pytest_speedbench.settings.read import read
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ENGINE_REPOSITORY = EXAMPLES / "engine_repository"
@@ -73,13 +73,13 @@ def test_targets_of_the_engine_repository_can_be_read(name: str) -> None:
     def command_line(option: Option) -> tuple[Any, str, Path] | None:
         return (name, option.option, ENGINE_REPOSITORY) if option.name == "target" else None
 
-    read = settings.read(ENGINE_REPOSITORY, command_line, lambda option: None)
-    assert read is not None
-    assert read.target.name == name
-    assert read.target.engine in names()
-    assert read.target.method != "none"
-    assert read.ignore_eos
-    assert read.baseline_path == ENGINE_REPOSITORY / "baselines" / f"{name}.yaml"
+    found = read(ENGINE_REPOSITORY, command_line, lambda option: None)
+    assert found is not None
+    assert found.target.name == name
+    assert found.target.engine in names()
+    assert found.target.method != "none"
+    assert found.ignore_eos
+    assert found.baseline_path == ENGINE_REPOSITORY / "baselines" / f"{name}.yaml"
 
 
 def test_the_workflow_gates_every_target_and_saves_none() -> None:

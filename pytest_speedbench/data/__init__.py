@@ -34,16 +34,16 @@ def load(
         DataError: the data is missing, damaged or not resolved, its prompts are random tokens, or it holds
             nothing of a category that was asked for; one line that names file, row and cure.
     """
-    from pytest_speedbench.data import checks, reader, sample
+    from pytest_speedbench.data import reader, rows, sample
 
-    wanted = checks.wanted_categories(split, categories, limit)
+    wanted = rows.wanted_categories(split, categories, limit)
     if folder is None:
-        return Dataset(split, sample.SOURCE, checks.select(sample.prompts(split), wanted, limit).prompts)
+        return Dataset(split, sample.SOURCE, rows.select(sample.prompts(split), wanted, limit).prompts)
     source = reader.find(split, folder)
-    selection = checks.select(checks.prompts(source, split), wanted, limit)
-    checks.refuse_random(selection, split, source.label)
+    selection = rows.select(rows.prompts(source, split), wanted, limit)
+    rows.refuse_random(selection, split, source.label)
     if categories is not None:
-        checks.refuse_absent(selection, wanted, source.label)
+        rows.refuse_absent(selection, wanted, source.label)
     return Dataset(
-        split, source.label, selection.prompts, checks.shortages(selection, split, wanted, source.label)
+        split, source.label, selection.prompts, rows.shortages(selection, split, wanted, source.label)
     )

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_speedbench.data import checks, reader
+from pytest_speedbench.data import reader, rows
 from pytest_speedbench.data.prompts import Prompt
-from pytest_speedbench.vocabulary import ENTROPY_TIERS, INPUT_LENGTHS, QUALITATIVE
+from pytest_speedbench.speed_bench import ENTROPY_TIERS, INPUT_LENGTHS, QUALITATIVE
 
 SOURCE = "sample"
 PROMPTS_PER_CATEGORY = 8
@@ -47,7 +47,7 @@ class Passage:
 def prompts(split: str) -> Iterator[Prompt]:
     """The sample of a split, 8 prompts per category, the same on every machine and Python."""
     if split == QUALITATIVE:
-        yield from checks.prompts(reader.Source(SOURCE, (FOLDER / "qualitative.jsonl",)), split)
+        yield from rows.prompts(reader.Source(SOURCE, (FOLDER / "qualitative.jsonl",)), split)
         return
     everything = passages()
     for tier in ENTROPY_TIERS:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
-    from pytest_speedbench.settings import Target
+    from pytest_speedbench.settings.target import Sampling, Target
 
 
 ESTIMATED = "estimated"
@@ -49,17 +49,6 @@ class Message:
 
     role: str
     content: str
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen and when generation ends."""
-
-    output_length: int
-    """Tokens at most (exactly, where `ignore_eos`)."""
-    temperature: float = 0.0
-    ignore_eos: bool = True
-    seed: int = 0
 
 
 @dataclass(frozen=True)

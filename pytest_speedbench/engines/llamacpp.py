@@ -34,14 +34,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_speedbench.engines import hardware, launch_checks
 from pytest_speedbench.engines.base import Counters, Generation, Hardware, HttpCall, Launch, Message, Reply
+from pytest_speedbench.engines.launch import arguments, hardware
 from pytest_speedbench.engines.openai_wire import decode_events, prometheus_counters
 from pytest_speedbench.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
-    from pytest_speedbench.settings import Target
+    from pytest_speedbench.settings.target import Target
 
 _PROGRAM = "llama-server"
 _TYPES = {
@@ -125,7 +125,7 @@ class LlamaCppEngine:
             SettingsError: one line naming the option, its value and what is allowed.
         """
         target = self._target
-        launch_checks.refuse_method(target, "llama.cpp", self.methods)
+        arguments.refuse_method(target, "llama.cpp", self.methods)
         if target.url is not None:
             return
         if target.model is None:
@@ -141,7 +141,7 @@ class LlamaCppEngine:
             )
         if target.draft_model is not None:
             _refuse_missing("--speedbench-draft-model", target.draft_model)
-        launch_checks.refuse_owned(launch_checks.flags(target.engine_args), _OWNED)
+        arguments.refuse_owned(arguments.flags(target.engine_args), _OWNED)
         for name in _FAKING:
             if name in os.environ:
                 raise SettingsError(f"{name} is set in the environment: it {_FAKES}; unset it")
@@ -254,7 +254,7 @@ class LlamaCppEngine:
             return hardware.attached(self._target.url)
         answer = _output(self._program, "--list-devices")
         names = {device["id"]: device["name"] for device in _DEVICE.finditer(answer)}
-        for flag, chosen in launch_checks.flags(self._target.engine_args):
+        for flag, chosen in arguments.flags(self._target.engine_args):
             if flag in ("-dev", "--device"):
                 names = {name: names[name] for name in chosen.split(",") if name in names}
             elif flag in ("-ngl", "--gpu-layers", "--n-gpu-layers") and chosen == "0":

@@ -19,7 +19,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pytest_speedbench.engines import hardware
 from pytest_speedbench.engines.base import (
     ESTIMATED,
     Counters,
@@ -31,13 +30,14 @@ from pytest_speedbench.engines.base import (
     Reply,
 )
 from pytest_speedbench.engines.control import without_key
+from pytest_speedbench.engines.launch import hardware
 from pytest_speedbench.engines.openai_wire import decode_events, read_chunks
 from pytest_speedbench.errors import EngineError, SettingsError
-from pytest_speedbench.settings import UNKNOWN
+from pytest_speedbench.settings.target import UNKNOWN
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
-    from pytest_speedbench.settings import Target
+    from pytest_speedbench.settings.target import Target
 
 _OWN_KEY = "SPEEDBENCH_API_KEY"
 _USUAL_KEY = "OPENAI_API_KEY"

@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pytest_speedbench.engines import hardware, launch_checks, openai_wire, sglang_wire
+from pytest_speedbench.engines import openai_wire, sglang_wire
 from pytest_speedbench.engines.base import Generation, Hardware, HttpCall, Launch, Message, Reply
+from pytest_speedbench.engines.launch import arguments, hardware
 from pytest_speedbench.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
-    from pytest_speedbench.settings import Target
+    from pytest_speedbench.settings.target import Target
 
 _ALGORITHM = {
     "ngram": "NGRAM",
@@ -109,13 +110,13 @@ class SglangEngine:
             SettingsError: one line naming the option, its value and what is allowed.
         """
         target = self._target
-        launch_checks.refuse_method(target, "SGLang", self.methods)
+        arguments.refuse_method(target, "SGLang", self.methods)
         if target.url is not None:
             return
-        launch_checks.refuse_models(
+        arguments.refuse_models(
             target, needs_draft_model=_NEEDS_DRAFT_MODEL, takes_draft_model=_TAKES_DRAFT_MODEL
         )
-        launch_checks.refuse_owned(self._flags(), _OWNED)
+        arguments.refuse_owned(self._flags(), _OWNED)
         for flag, value in self._flags():
             if flag in _LOSSY and not _is_number(value, 1.0):
                 raise SettingsError(
@@ -154,7 +155,7 @@ class SglangEngine:
     def launch(self, port: int) -> Launch:
         """The command that serves the target on 127.0.0.1:`port`."""
         target, installed = self._target, self._installed
-        command = [launch_checks.interpreter(target.engine_python, "sglang")]
+        command = [arguments.interpreter(target.engine_python, "sglang")]
         if installed["module"]:
             command += ["-m", "sglang.launch_server"]
         else:
@@ -282,11 +283,11 @@ class SglangEngine:
         # Attention in data parallel divides the devices of the tensor dimension, and adds none.
         shared = "--enable-dp-attention" in given
         dimensions = {flag: size for flag, size in _PARALLEL.items() if not (shared and size == "data")}
-        names = hardware.accelerators(launch_checks.interpreter(target.engine_python, "sglang"))
-        return hardware.launched(names, launch_checks.parallel_size(self._flags(), dimensions))
+        names = hardware.accelerators(arguments.interpreter(target.engine_python, "sglang"))
+        return hardware.launched(names, arguments.parallel_size(self._flags(), dimensions))
 
     def _flags(self) -> Iterator[tuple[str, str]]:
-        return launch_checks.flags(self._target.engine_args)
+        return arguments.flags(self._target.engine_args)
 
     @property
     def _model(self) -> str:
@@ -295,10 +296,10 @@ class SglangEngine:
 
     @cached_property
     def _installed(self) -> Mapping[str, Any]:
-        python = launch_checks.interpreter(self._target.engine_python, "sglang")
-        told = launch_checks.ask(python, _LOOK)
+        python = arguments.interpreter(self._target.engine_python, "sglang")
+        told = arguments.ask(python, _LOOK)
         if not told["importable"]:
-            raise launch_checks.not_installed("sglang", "SGLang", python)
+            raise arguments.not_installed("sglang", "SGLang", python)
         return told
 
     def _meet(self, control: Control) -> Mapping[str, Any]:

@@ -25,14 +25,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_speedbench.engines import hardware, launch_checks
 from pytest_speedbench.engines.base import Counters, Generation, Hardware, HttpCall, Launch, Message, Reply
+from pytest_speedbench.engines.launch import arguments, hardware
 from pytest_speedbench.engines.openai_wire import decode_events, read_chunks
 from pytest_speedbench.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
-    from pytest_speedbench.settings import Target
+    from pytest_speedbench.settings.target import Target
 
 _PROGRAM = "trtllm-serve"
 _DECODING_TYPES = {"ngram": "NGram", "draft_model": "DraftTarget", "eagle3": "Eagle3", "mtp": "MTP"}
@@ -86,13 +86,13 @@ class TensorRtLlmEngine:
             SettingsError: one line naming the option, its value and what is allowed.
         """
         target = self._target
-        launch_checks.refuse_method(target, "TensorRT-LLM", self.methods)
+        arguments.refuse_method(target, "TensorRT-LLM", self.methods)
         if target.url is not None:
             return
-        launch_checks.refuse_models(
+        arguments.refuse_models(
             target, needs_draft_model=_NEEDS_DRAFT_MODEL, takes_draft_model=_NEEDS_DRAFT_MODEL
         )
-        launch_checks.refuse_owned(launch_checks.flags(target.engine_args), _OWNED)
+        arguments.refuse_owned(arguments.flags(target.engine_args), _OWNED)
         _program(target)
         _config(target)
 
@@ -187,7 +187,7 @@ class TensorRtLlmEngine:
         """The accelerators of this machine that it was told to use; of an attached server, its machine's."""
         if self._target.url is not None:
             return hardware.attached(self._target.url)
-        count = launch_checks.parallel_size(launch_checks.flags(self._target.engine_args), _PARALLEL)
+        count = arguments.parallel_size(arguments.flags(self._target.engine_args), _PARALLEL)
         return hardware.launched(hardware.accelerators(), count)
 
     def _counters(self, told: Mapping[str, Any], output_tokens: int) -> Counters | None:

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pytest_speedbench.engines import hardware, launch_checks, openai_wire
+from pytest_speedbench.engines import openai_wire
 from pytest_speedbench.engines.base import Counters, Generation, Hardware, HttpCall, Launch, Message, Reply
+from pytest_speedbench.engines.launch import arguments, hardware
 from pytest_speedbench.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
-    from pytest_speedbench.settings import Target
+    from pytest_speedbench.settings.target import Target
 
 _NEEDS_DRAFT_MODEL = frozenset({"draft_model", "eagle", "eagle3", "dflash"})
 _TAKES_DRAFT_MODEL = _NEEDS_DRAFT_MODEL | {"mtp"}
@@ -120,13 +121,13 @@ class VllmEngine:
             SettingsError: one line naming the option, its value and what is allowed.
         """
         target = self._target
-        launch_checks.refuse_method(target, "vLLM", self.methods)
+        arguments.refuse_method(target, "vLLM", self.methods)
         if target.url is not None:
             return
-        launch_checks.refuse_models(
+        arguments.refuse_models(
             target, needs_draft_model=_NEEDS_DRAFT_MODEL, takes_draft_model=_TAKES_DRAFT_MODEL
         )
-        launch_checks.refuse_owned(_flags(target.engine_args), _OWNED)
+        arguments.refuse_owned(_flags(target.engine_args), _OWNED)
         for flag, value in _flags(target.engine_args):
             if flag == "--speculative-config.rejection-sample-method" and value == "synthetic":
                 raise SettingsError(
@@ -189,7 +190,7 @@ class VllmEngine:
         if not most.isdigit():
             return sys.maxsize
         ranks = {flag: dimension for flag, dimension in _PARALLEL.items() if dimension == "data"}
-        return int(most) * launch_checks.parallel_size(iter(given.items()), ranks)
+        return int(most) * arguments.parallel_size(iter(given.items()), ranks)
 
     def version(self, control: Control) -> str:
         """Version of the vLLM that is running."""
@@ -202,9 +203,7 @@ class VllmEngine:
         if self._target.url is not None:
             return hardware.attached(self._target.url)
         names = () if self._installed.for_cpu else hardware.accelerators(self._installed.python)
-        return hardware.launched(
-            names, launch_checks.parallel_size(_flags(self._target.engine_args), _PARALLEL)
-        )
+        return hardware.launched(names, arguments.parallel_size(_flags(self._target.engine_args), _PARALLEL))
 
     def _meet(self, control: Control) -> str:
         """Learn what only the running server can tell; returns the name under which it serves the model."""
@@ -219,11 +218,11 @@ class VllmEngine:
 
     @cached_property
     def _installed(self) -> _Installed:
-        python = launch_checks.interpreter(self._target.engine_python, "vllm")
-        told = launch_checks.ask(python, _LOOK)
+        python = arguments.interpreter(self._target.engine_python, "vllm")
+        told = arguments.ask(python, _LOOK)
         versions: dict[str, str] = told["versions"]
         if not told["importable"]:
-            raise launch_checks.not_installed("vllm", "vLLM", python)
+            raise arguments.not_installed("vllm", "vLLM", python)
         return _Installed(
             python,
             counts_per_request=told["per_request"],
@@ -244,7 +243,7 @@ def _speculative_config(target: Target) -> dict[str, Any]:
 
 def _flags(engine_args: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Flags and their values, spelt as vLLM itself reads them."""
-    for flag, value in launch_checks.flags(engine_args):
+    for flag, value in arguments.flags(engine_args):
         yield flag.replace("-sc.", "--speculative-config."), value
 
 

@@ -9,8 +9,8 @@ from typing import TypeVar
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.errors import BaselineError
 from pytest_speedbench.metrics.measurement import Measurement, RoundFigures
-from pytest_speedbench.settings import UNKNOWN
-from pytest_speedbench.vocabulary import SPLITS, categories_of
+from pytest_speedbench.settings.target import UNKNOWN
+from pytest_speedbench.speed_bench import SPLITS, categories_of
 
 DEAD_DRAFTER = 1.02
 """Acceptance length below which drafting gains nothing, in tokens per step."""

@@ -13,12 +13,12 @@ from pytest_speedbench.gate.baseline import (
     Conditions,
     ThroughputCell,
 )
-from pytest_speedbench.gate.checks import Check, Verdict
+from pytest_speedbench.gate.check import Check, Verdict
 from pytest_speedbench.gate.decide import decide, detectable_loss
+from pytest_speedbench.gate.estimate import Estimate, Pair, ratio_of_ratios, rounds_estimate
 from pytest_speedbench.gate.pairing import Pairing, degenerate, matched, too_few
-from pytest_speedbench.gate.statistics import Estimate, Pair, ratio_of_ratios, rounds_estimate
 from pytest_speedbench.metrics.measurement import Measurement
-from pytest_speedbench.vocabulary import ACCEPTANCE, GATED
+from pytest_speedbench.speed_bench import ACCEPTANCE, GATED
 
 DEGENERATE_SHARE = 0.1
 """Share of requests with degenerate output above which a cell is invalid."""
@@ -59,10 +59,10 @@ def compare(
     as those of throughput are.
 
     *Throughput* belongs to the batch as a whole and is compared by its rounds: the median of this run's over that of
-    the baseline's, with an error that the rounds of all cells of the group show (`statistics.rounds_estimate`).
+    the baseline's, with an error that the rounds of all cells of the group show (`estimate.rounds_estimate`).
 
     Args:
-        metric: one of `vocabulary.GATED`.
+        metric: one of `speed_bench.GATED`.
         measurement: of this run.
         baseline: of the same target, or None where there is none.
         group: this run's measurements of the same split and batch size, this one included; invalid ones tell nothing

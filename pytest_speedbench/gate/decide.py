@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from pytest_speedbench.gate.checks import Verdict
-from pytest_speedbench.gate.statistics import Estimate, t_quantile
+from pytest_speedbench.gate.check import Verdict
+from pytest_speedbench.gate.estimate import Estimate, t_quantile
 
 SURE = 0.95
 """Confidence of `pass` and `improvement`, and chance with which a detectable loss is failed."""
-FIRST_LOOK = 0.5
+FIRST_ANALYSIS = 0.5
 """Part of a check's share that its first look may spend where others can follow."""
 
 
@@ -108,4 +108,4 @@ def share_of_alpha(alpha: float, checks: int, rounds: int, max_rounds: int, look
     share = alpha / checks
     if number == 1:
         return share
-    return share * FIRST_LOOK if look == 0 else share * (1 - FIRST_LOOK) / (number - 1)
+    return share * FIRST_ANALYSIS if look == 0 else share * (1 - FIRST_ANALYSIS) / (number - 1)

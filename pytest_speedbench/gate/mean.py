@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pytest_speedbench.cells import Cell
-from pytest_speedbench.gate.checks import Check, Verdict
+from pytest_speedbench.gate.check import Check, Verdict
 from pytest_speedbench.gate.compare import judged
-from pytest_speedbench.gate.statistics import Estimate, mean_estimate
+from pytest_speedbench.gate.estimate import Estimate, mean_estimate
 
 _PASSED_ON = (Verdict.INVALID, Verdict.NO_BASELINE, Verdict.INCOMPARABLE)
 """Worst first."""
@@ -30,11 +30,11 @@ def compare_mean(
 
     The mean is what published SPEED-Bench tables hold: each category counts once, however many prompts it has. Its
     ratio is the mean of the categories' ratios, each weighted with the category's part of the baseline's sum. Its
-    error is that of `statistics.mean_estimate`.
+    error is that of `estimate.mean_estimate`.
 
     Args:
         cell: the mean's; named in errors.
-        metric: one of `vocabulary.GATED`.
+        metric: one of `speed_bench.GATED`.
         checks: of that metric, one per category.
         categories: their names, in the same order.
         rounds: (run, baseline) of the metric in every round of each category.

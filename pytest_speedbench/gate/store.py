@@ -10,9 +10,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_speedbench import yaml_file
+from pytest_speedbench import files
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.errors import BaselineError
+from pytest_speedbench.files import YamlFileError, write_whole
 from pytest_speedbench.gate.baseline import (
     AcceptanceCell,
     AcceptancePrompt,
@@ -23,9 +24,7 @@ from pytest_speedbench.gate.baseline import (
     rounded,
 )
 from pytest_speedbench.metrics.measurement import RoundFigures
-from pytest_speedbench.vocabulary import categories_of
-from pytest_speedbench.whole_file import write_whole
-from pytest_speedbench.yaml_file import YamlFileError
+from pytest_speedbench.speed_bench import categories_of
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -71,7 +70,7 @@ def load(path: Path) -> Baseline | None:
     if not os.path.lexists(path):
         return None
     try:
-        document = yaml_file.load(path)
+        document = files.load(path)
     except YamlFileError as error:
         raise BaselineError(f"baseline {_shortened(str(error))}; {_CURE}") from None
     version = document.get("schema_version") if isinstance(document, dict) else None
@@ -118,7 +117,7 @@ def text_of(baseline: Baseline) -> str:
 
 
 def _check(document: Any, path: Path) -> None:
-    yaml_file.check(document, SCHEMA, path)
+    files.check(document, SCHEMA, path)
     for place, number in _numbers(document, ()):
         if not math.isfinite(number):
             raise YamlFileError(f"{path}: {'.'.join(place)}: {number} is no number to compare with")

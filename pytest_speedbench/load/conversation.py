@@ -15,9 +15,10 @@ from pytest_speedbench.errors import DataError, EngineError
 
 if TYPE_CHECKING:
     from pytest_speedbench.data.prompts import Prompt
-    from pytest_speedbench.engines.base import Engine, HttpCall, Sampling
+    from pytest_speedbench.engines.base import Engine, HttpCall
     from pytest_speedbench.engines.control import Control
     from pytest_speedbench.load.token_store import TokenStore
+    from pytest_speedbench.settings.target import Sampling
 
 ENCODER_THREADS = 8
 """Fewer than the 10 connections that the control session keeps open."""

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_speedbench.load.client_load import ClientLoad, p99
 from pytest_speedbench.load.conversation import Prepared
-from pytest_speedbench.load.effort import Effort, p99
+from pytest_speedbench.load.decode import Decoded, Exchange, decode
 from pytest_speedbench.load.eventloop import run
-from pytest_speedbench.load.exchange import Decoded, Exchange, decode
 from pytest_speedbench.load.records import RequestRecord, RoundRecord
-from pytest_speedbench.load.slots import Conversations, Round
+from pytest_speedbench.load.round import Conversations, Round
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.base import Engine
@@ -101,7 +101,7 @@ class Share:
     """What one client process brought of a round."""
 
     requests: tuple[RequestRecord, ...]
-    effort: Effort
+    effort: ClientLoad
     send_lags_s: Sequence[float]
 
 
@@ -113,7 +113,7 @@ class Driven:
     """Decoded already: a further turn needed them."""
     exchanges: list[Exchange]
     """Yet to be decoded."""
-    effort: Effort
+    effort: ClientLoad
 
     def decoded(self, engine: Engine) -> Share:
         """Read all streams. Once only: each is dropped as soon as it was read, so that memory does not double."""
@@ -162,7 +162,7 @@ def drive(
     """
     round_ = Round(engine, url, prepared, slots, conversations, request_timeout_s, alive, progress)
 
-    def send_all() -> Coroutine[Any, Any, Effort]:
+    def send_all() -> Coroutine[Any, Any, ClientLoad]:
         return round_.drive(when_ready)
 
     with _no_garbage_collection():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 
-from pytest_speedbench.whole_file import write_whole
+from pytest_speedbench.files import write_whole
 
 TokenIds = tuple[int, ...]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from pytest_speedbench.metrics.measurement import Measurement
-from pytest_speedbench.vocabulary import QUALITATIVE
+from pytest_speedbench.speed_bench import QUALITATIVE
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.report.words import percent, wrapped
+from pytest_speedbench.report.wording import percent, wrapped
 
 if TYPE_CHECKING:
-    from pytest_speedbench.gate.cause import Cause
-    from pytest_speedbench.gate.parts import Breakdown, Part
+    from pytest_speedbench.gate.explain.cause import Cause
+    from pytest_speedbench.gate.explain.decomposition import Breakdown, Part
 
 
 def cause_lines(cause: Cause, *, parts: bool) -> list[str]:

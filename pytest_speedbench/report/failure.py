@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.gate.checks import SEVERITY, Check, Verdict
+from pytest_speedbench.gate.check import SEVERITY, Check, Verdict
 from pytest_speedbench.report.cause_text import cause_lines
-from pytest_speedbench.report.words import cell_line, listed, loss, number, percent, target_line, wrapped
-from pytest_speedbench.vocabulary import ACCEPTANCE
+from pytest_speedbench.report.wording import cell_line, listed, loss, number, percent, target_line, wrapped
+from pytest_speedbench.speed_bench import ACCEPTANCE
 
 if TYPE_CHECKING:
-    from pytest_speedbench.gate.cause import Cause
+    from pytest_speedbench.gate.explain.cause import Cause
     from pytest_speedbench.report.results import CellResult
-    from pytest_speedbench.settings import Target
+    from pytest_speedbench.settings.target import Target
 
 MARGIN = 20
 """Columns before the numbers."""

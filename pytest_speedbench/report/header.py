@@ -6,10 +6,10 @@ import os.path
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.report.words import target_line
+from pytest_speedbench.report.wording import target_line
 
 if TYPE_CHECKING:
-    from pytest_speedbench.settings import Settings
+    from pytest_speedbench.settings.read import Settings
 
 
 def header(settings: Settings, rootdir: Path) -> list[str]:

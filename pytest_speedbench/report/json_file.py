@@ -8,9 +8,9 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_speedbench.metrics.names import UNITS
-from pytest_speedbench.report.sight_text import seen
-from pytest_speedbench.whole_file import write_whole
+from pytest_speedbench.files import write_whole
+from pytest_speedbench.metrics.catalogue import UNITS
+from pytest_speedbench.report.sensitivity_text import seen
 
 if TYPE_CHECKING:
     from pytest_speedbench.report.results import CellResult, RunResult

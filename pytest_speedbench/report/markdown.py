@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_speedbench.files import write_whole
 from pytest_speedbench.report.terminal import findings, table
-from pytest_speedbench.report.words import data_line, target_line
-from pytest_speedbench.whole_file import write_whole
+from pytest_speedbench.report.wording import data_line, target_line
 
 if TYPE_CHECKING:
     from pytest_speedbench.report.results import RunResult

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_speedbench.engines.base import Hardware
     from pytest_speedbench.gate.baseline import Conditions
-    from pytest_speedbench.gate.breakeven import BreakEven
-    from pytest_speedbench.gate.cause import Cause
-    from pytest_speedbench.gate.checks import Check
-    from pytest_speedbench.gate.pattern import Pattern
+    from pytest_speedbench.gate.check import Check
+    from pytest_speedbench.gate.explain.break_even import BreakEven
+    from pytest_speedbench.gate.explain.cause import Cause
+    from pytest_speedbench.gate.explain.pattern import Pattern
     from pytest_speedbench.metrics.measurement import Measurement
     from pytest_speedbench.metrics.pareto import ParetoCurve
-    from pytest_speedbench.settings import Target
+    from pytest_speedbench.settings.target import Target
 
 
 @dataclass(frozen=True)

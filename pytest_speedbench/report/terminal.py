@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.gate.checks import SEVERITY, Verdict
-from pytest_speedbench.report.sight_text import blind_lines, seen, sight_line
-from pytest_speedbench.report.words import data_line, listed, number, percent, target_line, wrapped
+from pytest_speedbench.gate.check import SEVERITY, Verdict
+from pytest_speedbench.report.sensitivity_text import seen, sensitivity_line, underpowered_lines
+from pytest_speedbench.report.wording import data_line, listed, number, percent, target_line, wrapped
 
 if TYPE_CHECKING:
     from pytest_speedbench.metrics.measurement import Measurement
@@ -72,11 +72,11 @@ def findings(result: RunResult) -> list[Line]:
     lines += [(_pareto(curve), None) for curve in result.pareto_curves]
     lines += [(text, None) for cell in result.cells if (text := _random_control(cell.measurement))]
     found, unseeing = seen(result.cells)
-    line = sight_line(found)
+    line = sensitivity_line(found)
     if line is not None and not result.saving:
         lines.append((line, None))
     if not result.saving:
-        lines += [(text, "yellow") for text in blind_lines(result.cells, unseeing)]
+        lines += [(text, "yellow") for text in underpowered_lines(result.cells, unseeing)]
     return lines
 
 

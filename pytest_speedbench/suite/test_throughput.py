@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_speedbench.vocabulary import INPUT_LENGTHS
+from pytest_speedbench.speed_bench import INPUT_LENGTHS
 
 if TYPE_CHECKING:
     from pytest_speedbench.fixture import SpeedBench

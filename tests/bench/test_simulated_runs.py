@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bench.simulated_runs import BASELINE_ROUNDS, HARDWARE, MAX_ROUNDS, Batch, Rounds, Scenario
-from pytest_speedbench.gate.checks import Verdict
-from pytest_speedbench.gate.looks import judge_batch
-from pytest_speedbench.vocabulary import DOMAINS
+from pytest_speedbench.gate.check import Verdict
+from pytest_speedbench.gate.sequential import judge_group
+from pytest_speedbench.speed_bench import DOMAINS
 
 CODING = DOMAINS.index("coding")
 
@@ -80,7 +80,7 @@ def test_a_batch_gives_the_rounds_that_are_asked_for() -> None:
 
 def test_every_check_of_a_run_without_change_is_judged() -> None:
     batch = Batch(Scenario(), 32, np.random.default_rng(1))
-    checks, _ = judge_batch(batch.asked, batch.measure, Scenario().rule())
+    checks, _ = judge_group(batch.asked, batch.measure, Scenario().rule())
     verdicts = [check.verdict for of_cell in checks.values() for check in of_cell.values()]
     assert len(verdicts) == 36
     assert set(verdicts) <= {Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.IMPROVEMENT}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_speedbench.vocabulary import categories_of
+from pytest_speedbench.speed_bench import categories_of
 
 Row = Mapping[str, Any]
 

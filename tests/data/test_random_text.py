@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pytest_speedbench.data import load
 from pytest_speedbench.data.random_text import disorder, looks_random
 from pytest_speedbench.engines.reference.vocabulary import FIRST_PIECE, built_in
-from pytest_speedbench.vocabulary import ENTROPY_TIERS, INPUT_LENGTHS
+from pytest_speedbench.speed_bench import ENTROPY_TIERS, INPUT_LENGTHS
 
 
 def random_tokens(seed: int, tokens: int = 1000) -> str:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from pytest_speedbench.data import Prompt, load
-from pytest_speedbench.data.checks import PLACEHOLDER
+from pytest_speedbench.data.rows import PLACEHOLDER
 from pytest_speedbench.data.sample import FOLDER, estimated_tokens, passages
-from pytest_speedbench.vocabulary import DOMAINS, ENTROPY_TIERS, INPUT_LENGTHS, SPLITS, categories_of
+from pytest_speedbench.speed_bench import DOMAINS, ENTROPY_TIERS, INPUT_LENGTHS, SPLITS, categories_of
 
 SCHEMA = {
     "question_id": str,

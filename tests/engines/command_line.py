@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Target
 
 
 def options_of(target: Target) -> list[str]:

@@ -33,20 +33,20 @@ import pytest
 from pytest_speedbench import engines
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.data import load
-from pytest_speedbench.engines.base import Counters, Generation, Hardware, Sampling
+from pytest_speedbench.engines.base import Counters, Generation, Hardware
 from pytest_speedbench.engines.control import Control
-from pytest_speedbench.engines.process import EngineProcess, describe_exit, start
+from pytest_speedbench.engines.launch.process import EngineProcess, describe_exit, start
 from pytest_speedbench.errors import EngineError, SettingsError
-from pytest_speedbench.load.connection import Connection, Response
 from pytest_speedbench.load.conversation import Prepared, prepare
 from pytest_speedbench.load.records import RequestRecord, RoundRecord
 from pytest_speedbench.load.rounds import measure_rounds
+from pytest_speedbench.load.wire.connection import Connection, Response
 from pytest_speedbench.metrics.acceptance import histogram, inconsistency
 from pytest_speedbench.metrics.measurement import Measurement
-from pytest_speedbench.settings import Target
-from pytest_speedbench.vocabulary import QUALITATIVE
+from pytest_speedbench.settings.target import Sampling, Target
+from pytest_speedbench.speed_bench import QUALITATIVE
 from tests.engines.command_line import options_of
-from tests.engines.watch import Watch
+from tests.engines.launch.watch import Watch
 from tests.metrics.records import build
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Target
 from tests.engines.conformance import GONE_S, Conformance
-from tests.engines.watch import Watch
+from tests.engines.launch.watch import Watch
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="uses /proc and child subreapers"

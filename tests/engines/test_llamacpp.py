@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from pytest_speedbench.engines.base import Bounded, Counters, Generation, Hardware, Message, Sampling
+from pytest_speedbench.engines.base import Bounded, Counters, Generation, Hardware, Message
 from pytest_speedbench.engines.llamacpp import LlamaCppEngine
 from pytest_speedbench.errors import EngineError, SettingsError
 from pytest_speedbench.metrics.acceptance import inconsistency
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Sampling, Target
 from tests.engines.answering_server import answering
 
 RECORDED = Path(__file__).parent / "recorded"

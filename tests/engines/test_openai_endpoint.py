@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from pytest_speedbench.engines.base import Counters, Generation, Message, Sampling
+from pytest_speedbench.engines.base import Counters, Generation, Message
 from pytest_speedbench.engines.openai_endpoint import OpenAiEndpoint
 from pytest_speedbench.errors import EngineError
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Sampling, Target
 from tests.engines.answering_server import answering
 
 LOCAL = "http://127.0.0.1:8000"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_speedbench.engines.base import Counters, Generation, Message, Sampling
+from pytest_speedbench.engines.base import Counters, Generation, Message
 from pytest_speedbench.engines.openai_wire import (
     completion_call,
     parse_prometheus,
@@ -20,6 +20,7 @@ from pytest_speedbench.engines.openai_wire import (
     tokenize,
 )
 from pytest_speedbench.errors import EngineError
+from pytest_speedbench.settings.target import Sampling
 from tests.engines.answering_server import answering
 
 RECORDED = Path(__file__).parent / "recorded"

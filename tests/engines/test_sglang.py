@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from pytest_speedbench.engines.base import Generation, Launch, Message, Sampling
+from pytest_speedbench.engines.base import Generation, Launch, Message
 from pytest_speedbench.engines.sglang import SglangEngine
 from pytest_speedbench.errors import EngineError, SettingsError
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Sampling, Target
 from tests.engines.answering_server import Answers, answering
 
 SERVER = {

@@ -15,7 +15,7 @@ from pytest_speedbench.engines.sglang import SglangEngine
 from pytest_speedbench.engines.sglang_wire import read_counters, read_generate
 from pytest_speedbench.errors import EngineError
 from pytest_speedbench.metrics.acceptance import count_steps, inconsistency
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Target
 
 RECORDED = Path(__file__).parent / "recorded"
 PRESENT = {

@@ -13,11 +13,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_speedbench.engines.base import Counters, Generation, Message, Sampling
+from pytest_speedbench.engines.base import Counters, Generation, Message
 from pytest_speedbench.engines.trtllm import TensorRtLlmEngine
 from pytest_speedbench.errors import EngineError, SettingsError
 from pytest_speedbench.metrics.acceptance import count_steps, inconsistency
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Sampling, Target
 from tests.engines.answering_server import Answers, answering
 
 MODELS = {"GET /v1/models": (200, {"object": "list", "data": [{"id": "tiny", "object": "model"}]})}

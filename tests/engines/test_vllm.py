@@ -15,17 +15,10 @@ from typing import Any
 
 import pytest
 
-from pytest_speedbench.engines.base import (
-    Bounded,
-    CountsStepsPerServer,
-    Generation,
-    Launch,
-    Message,
-    Sampling,
-)
+from pytest_speedbench.engines.base import Bounded, CountsStepsPerServer, Generation, Launch, Message
 from pytest_speedbench.engines.vllm import VllmEngine
 from pytest_speedbench.errors import EngineError, SettingsError
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Sampling, Target
 from tests.engines.answering_server import Answers, answering
 
 RECORDED = Path(__file__).parent / "recorded"

@@ -7,10 +7,10 @@ import pytest
 
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.gate.baseline import Baseline, Conditions, merge
-from pytest_speedbench.gate.checks import Check, Verdict
+from pytest_speedbench.gate.check import Check, Verdict
 from pytest_speedbench.gate.compare import compare
 from pytest_speedbench.metrics.measurement import Measurement
-from pytest_speedbench.vocabulary import THROUGHPUT
+from pytest_speedbench.speed_bench import THROUGHPUT
 from tests.gate.measurements import CONDITIONS, HARDWARE, STEPS, baseline_of, measurement, tally
 
 

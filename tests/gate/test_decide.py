@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_speedbench.gate.checks import Verdict
+from pytest_speedbench.gate.check import Verdict
 from pytest_speedbench.gate.decide import decide, detectable_loss, looks, share_of_alpha
-from pytest_speedbench.gate.statistics import Estimate
+from pytest_speedbench.gate.estimate import Estimate
 
 NORMAL = 1e6
 """Degrees of freedom at which t(0.95) is 1.645 and t(0.99) is 2.326."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_speedbench.cells import MEAN, Cell
-from pytest_speedbench.gate.checks import Check, Verdict
+from pytest_speedbench.gate.check import Check, Verdict
 from pytest_speedbench.gate.mean import compare_mean
 
 CELL = Cell("qualitative", MEAN, 32)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from pytest_speedbench.gate.estimate import mean_estimate, rounds_estimate, t_quantile
 from pytest_speedbench.gate.noise import MEDIAN_VARIANCE, Sides, median_error, median_variance, shared_noise
-from pytest_speedbench.gate.statistics import mean_estimate, rounds_estimate, t_quantile
 
 CELLS = 11
 RUN, BASELINE = 3, 9

@@ -25,7 +25,7 @@ from pytest_speedbench.gate.baseline import (
 )
 from pytest_speedbench.gate.store import load, save, text_of
 from pytest_speedbench.metrics.measurement import RoundFigures
-from pytest_speedbench.vocabulary import SPLITS, categories_of
+from pytest_speedbench.speed_bench import SPLITS, categories_of
 from tests.gate.measurements import CELL, CONDITIONS, HARDWARE, STEPS, baseline_of, measurement
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)

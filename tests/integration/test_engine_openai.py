@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_speedbench.engines.process import start
+from pytest_speedbench.engines.launch.process import start
 from pytest_speedbench.engines.reference.engine import ReferenceEngine
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Target
 from tests.engines.openai_stub import OpenAiStub, serving
 
 KEY = "sk-1234567890abcdef"

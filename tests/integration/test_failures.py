@@ -160,7 +160,7 @@ def test_engine_dies_at_start(run: Run) -> None:
 
 def test_port_taken(pytester: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lost to another process between choosing it and binding it: another port is tried."""
-    from pytest_speedbench.engines import ports
+    from pytest_speedbench.engines.launch import ports
 
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

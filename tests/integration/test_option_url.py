@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_speedbench.engines.process import start
+from pytest_speedbench.engines.launch.process import start
 from pytest_speedbench.engines.reference.engine import ReferenceEngine
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Target
 from tests.integration.conftest import Run
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_speedbench.options import OPTIONS, Option
+from pytest_speedbench.settings.options import OPTIONS, Option
 
 
 @pytest.mark.parametrize(

@@ -7,19 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_speedbench.data.prompts import Prompt
-from pytest_speedbench.engines.base import (
-    Counters,
-    Generation,
-    Hardware,
-    HttpCall,
-    Launch,
-    Message,
-    Reply,
-    Sampling,
-)
+from pytest_speedbench.engines.base import Counters, Generation, Hardware, HttpCall, Launch, Message, Reply
 from pytest_speedbench.engines.control import Control
 from pytest_speedbench.errors import EngineError
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Sampling, Target
 
 TARGET = Target(name="stub", engine="stub", method="draft_model", draft_length=3)
 

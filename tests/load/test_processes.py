@@ -26,7 +26,7 @@ from pytest_speedbench.load.driver import always_alive, run_round
 from pytest_speedbench.load.processes import Job, run_round_shared
 from pytest_speedbench.load.progress import Progress
 from pytest_speedbench.load.records import RoundRecord
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Target
 from tests.load.stub_engine import StubEngine, prompts, sampling
 from tests.load.stub_server import Exchanged, StubServer, good, only_when_full
 

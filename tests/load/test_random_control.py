@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 
 from pytest_speedbench.data import load
-from pytest_speedbench.engines.base import Sampling
 from pytest_speedbench.engines.control import Control
-from pytest_speedbench.engines.process import start
+from pytest_speedbench.engines.launch.process import start
 from pytest_speedbench.engines.reference.engine import ReferenceEngine
 from pytest_speedbench.errors import SettingsError
 from pytest_speedbench.load.conversation import Prepared, prepare
 from pytest_speedbench.load.driver import run_round
 from pytest_speedbench.load.random_control import random_control
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Sampling, Target
 from tests.load.stub_engine import StubEngine, prompts, sampling
 
 TARGET = Target("reference", "reference", "draft_model", 3)

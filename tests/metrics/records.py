@@ -8,9 +8,9 @@ from pytest_speedbench.cells import Cell
 from pytest_speedbench.data.prompts import Prompt
 from pytest_speedbench.engines.base import Counters
 from pytest_speedbench.load.records import Arrivals, RequestRecord, RoundRecord
-from pytest_speedbench.metrics.measure import combine
-from pytest_speedbench.metrics.measured_round import measure_round
+from pytest_speedbench.metrics.combine_rounds import combine
 from pytest_speedbench.metrics.measurement import Measurement
+from pytest_speedbench.metrics.one_round import measure_round
 
 DRAFT_LENGTH = 3
 

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 import pytest
 
 from pytest_speedbench import engines
-from pytest_speedbench.engines.process import start
-from pytest_speedbench.settings import Target
+from pytest_speedbench.engines.launch.process import start
+from pytest_speedbench.settings.target import Target
 from tests.real.scenario import Gate
 from tests.real.targets import variables
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Target
 from tests.engines.command_line import options_of
 from tests.real.targets import DRAFT_LENGTH, variables
 

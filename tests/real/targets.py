@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Target
 from tests.real.install import Environment, environment
 
 DRAFT_LENGTH = 3

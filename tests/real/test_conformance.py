@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Target
 from tests.engines.conformance import Conformance
 from tests.real.targets import target, variables
 

@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 
 from pytest_speedbench.data import load
-from pytest_speedbench.engines.base import Sampling
 from pytest_speedbench.engines.control import Control
+from pytest_speedbench.engines.launch.process import start
 from pytest_speedbench.engines.llamacpp import LlamaCppEngine
-from pytest_speedbench.engines.process import start
 from pytest_speedbench.load.conversation import prepare
 from pytest_speedbench.load.rounds import measure_rounds
-from pytest_speedbench.settings import Target
-from pytest_speedbench.vocabulary import QUALITATIVE
+from pytest_speedbench.settings.target import Sampling, Target
+from pytest_speedbench.speed_bench import QUALITATIVE
 from tests.real.scenario import FOR_DRAFT_MODELS, OUTPUT_LENGTH, Gate, gates_the_drafter
 from tests.real.targets import BATCH_SIZE, target
 

@@ -15,14 +15,13 @@ from pathlib import Path
 
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.data import load
-from pytest_speedbench.engines.base import Sampling
 from pytest_speedbench.engines.control import Control
-from pytest_speedbench.engines.process import start
+from pytest_speedbench.engines.launch.process import start
 from pytest_speedbench.engines.sglang import SglangEngine
 from pytest_speedbench.load.conversation import prepare
 from pytest_speedbench.load.rounds import measure_rounds
-from pytest_speedbench.settings import Target
-from pytest_speedbench.vocabulary import QUALITATIVE
+from pytest_speedbench.settings.target import Sampling, Target
+from pytest_speedbench.speed_bench import QUALITATIVE
 from tests.metrics.records import build
 from tests.real.scenario import (
     FOR_DRAFT_MODELS,

@@ -19,15 +19,15 @@ import pytest
 from pytest_speedbench import engines
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.data import Prompt, load
-from pytest_speedbench.engines.base import Counters, Sampling
+from pytest_speedbench.engines.base import Counters
 from pytest_speedbench.engines.control import Control
 from pytest_speedbench.load.conversation import prepare
 from pytest_speedbench.load.records import RequestRecord
 from pytest_speedbench.load.rounds import difference, measure_rounds
 from pytest_speedbench.metrics.acceptance import count_steps
 from pytest_speedbench.metrics.measurement import PromptTally
-from pytest_speedbench.settings import Target
-from pytest_speedbench.vocabulary import QUALITATIVE
+from pytest_speedbench.settings.target import Sampling, Target
+from pytest_speedbench.speed_bench import QUALITATIVE
 from tests.metrics.records import build
 from tests.real.targets import BATCH_SIZE, DRAFT_LENGTH, LOOKUP, installed, prompt_lookup, target, variables
 

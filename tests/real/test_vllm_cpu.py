@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pytest_speedbench.engines.control import Control
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Target
 from tests.real.scenario import (
     FOR_DRAFT_MODELS,
     Gate,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
-from pytest_speedbench.gate.checks import Check, Verdict
+from pytest_speedbench.gate.check import Check, Verdict
 from pytest_speedbench.metrics.measurement import RoundFigures
 from pytest_speedbench.report.json_file import SCHEMA, document
 from pytest_speedbench.report.results import CellResult

@@ -12,21 +12,21 @@ from hypothesis import strategies as st
 from pytest_speedbench.cells import MEAN, Cell
 from pytest_speedbench.engines.base import Hardware
 from pytest_speedbench.gate.baseline import Conditions
-from pytest_speedbench.gate.breakeven import BreakEven
-from pytest_speedbench.gate.cause import Cause, PositionChange
-from pytest_speedbench.gate.checks import Check, Verdict
-from pytest_speedbench.gate.parts import Breakdown, Part
-from pytest_speedbench.gate.pattern import Pattern
+from pytest_speedbench.gate.check import Check, Verdict
+from pytest_speedbench.gate.explain.break_even import BreakEven
+from pytest_speedbench.gate.explain.cause import Cause, PositionChange
+from pytest_speedbench.gate.explain.decomposition import Breakdown, Part
+from pytest_speedbench.gate.explain.pattern import Pattern
 from pytest_speedbench.metrics.measurement import Measurement
 from pytest_speedbench.metrics.pareto import ParetoCurve, ParetoPoint
 from pytest_speedbench.report.cause_text import cause_lines
 from pytest_speedbench.report.failure import change, failure_text
 from pytest_speedbench.report.markdown import text
-from pytest_speedbench.report.outcome import outcome_of
 from pytest_speedbench.report.results import CellResult, RunResult
 from pytest_speedbench.report.terminal import summary, table
-from pytest_speedbench.report.words import number, percent, target_line
-from pytest_speedbench.settings import Target
+from pytest_speedbench.report.wording import number, percent, target_line
+from pytest_speedbench.run.outcome import outcome_of
+from pytest_speedbench.settings.target import Target
 
 WIDEST = Cell("throughput_32k", "high_entropy", 512)
 CODING = Cell("qualitative", "coding", 32)

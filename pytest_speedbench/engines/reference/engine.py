@@ -12,7 +12,7 @@ from pytest_speedbench.errors import SettingsError
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
-    from pytest_speedbench.settings import Target
+    from pytest_speedbench.settings.target import Target
 
 _MODEL = "reference"
 _OWNED = {

@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 import requests
 
-from pytest_speedbench.engines.base import Generation, Message, Sampling
+from pytest_speedbench.engines.base import Generation, Message
 from pytest_speedbench.engines.control import Control
 from pytest_speedbench.engines.reference.engine import ReferenceEngine
 from pytest_speedbench.errors import SettingsError
-from pytest_speedbench.settings import Target
+from pytest_speedbench.settings.target import Sampling, Target
 from tests.engines.reference.decode import chat, decoding, generate
 from tests.engines.reference.texts import STORY
 

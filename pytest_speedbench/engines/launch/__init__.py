@@ -1,0 +1,1 @@
+"""Starting a server and ending it: command, process, port, log, hardware."""

@@ -1,0 +1,1 @@
+"""Why a metric fell: cause, decomposition, pattern, break-even."""

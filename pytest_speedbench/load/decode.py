@@ -1,0 +1,133 @@
+"""One request as it was taken off the wire, and its decoding once time no longer matters."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from pytest_speedbench.engines.base import Stamping
+from pytest_speedbench.errors import EngineError
+from pytest_speedbench.load.records import Arrivals, RequestRecord
+from pytest_speedbench.load.wire.events import split_events
+from pytest_speedbench.load.wire.recording import Recording
+
+if TYPE_CHECKING:
+    from pytest_speedbench.engines.base import Engine
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request and its response, not decoded yet."""
+
+    question_id: str
+    turn: int
+    repeat: int
+    sent_s: float
+    """Monotonic clock just before the request was written."""
+    ended_s: float
+    """Monotonic clock when the stream ended, well or badly."""
+    recording: Recording = field(default_factory=Recording)
+    """The body of the response."""
+    error: str | None = None
+    """What went wrong on the wire, in words."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a request brought."""
+
+    record: RequestRecord
+    text: str = ""
+    """Of the reply."""
+    send_lags_s: Sequence[float] = ()
+    """From the server's stamp to the client's, in seconds, of every event that the server stamped."""
+
+
+def decode(engine: Engine, exchange: Exchange) -> Decoded:
+    """Read what was recorded.
+
+    A request has failed if the wire failed, if the engine's module cannot read the stream, if the stream ends
+    without a finish reason (the engine stopped in the middle) or without a count of output tokens (nothing
+    could be divided by the time then). A failed request is never decoded halfway: its record holds the times
+    and the error, and what the stream told where the stream could be read.
+    """
+    record = RequestRecord(
+        question_id=exchange.question_id,
+        turn=exchange.turn,
+        repeat=exchange.repeat,
+        sent_s=exchange.sent_s,
+        ended_s=exchange.ended_s,
+        error=exchange.error,
+    )
+    if exchange.error is not None:
+        return Decoded(record)
+    recording = exchange.recording
+    body = recording.body()
+    events, received_s = split_events(body, recording.sizes, recording.stamps_s)
+    if not events:
+        return Decoded(replace(record, error=f"the response is no event stream: {excerpt(body)!r}"))
+    try:
+        reply = engine.read(events)
+    except EngineError as error:
+        return Decoded(replace(record, error=str(error)))
+    if len(reply.tokens_per_event) != len(events):
+        told = f"{engine.name} told tokens for {len(reply.tokens_per_event)} of {len(events)} events"
+        return Decoded(replace(record, error=told))
+    error_text = None
+    if reply.finish_reason is None:
+        error_text = f"the stream ended without a finish reason after {len(events)} events"
+    elif reply.output_tokens < 1:
+        error_text = f"the stream of {len(events)} events tells no count of output tokens"
+    record = replace(
+        record,
+        arrivals=_arrivals(received_s, reply.tokens_per_event),
+        output_tokens=reply.output_tokens,
+        prompt_tokens=reply.prompt_tokens,
+        finish_reason=reply.finish_reason,
+        token_ids=None if reply.token_ids is None else _compact(reply.token_ids),
+        counters=reply.counters,
+        error=error_text,
+    )
+    return Decoded(record, reply.text, _send_lags_s(engine, events, received_s))
+
+
+def excerpt(body: bytes) -> str:
+    """The first 300 characters of a response, on one line."""
+    return " ".join(body[:1200].decode(errors="replace").split())[:300]
+
+
+def _arrivals(received_s: Sequence[float], tokens: Sequence[int]) -> Arrivals:
+    """One arrival for each moment: events of one read became known together.
+
+    Stamps of the kernel are set against the monotonic clock anew at each poll (`load.wire.kernel_stamps`). Where a read seems to
+    be microseconds older than the one before, it is taken to have come with that.
+    """
+    arrivals = Arrivals()
+    moments, counts = arrivals.received_s, arrivals.tokens
+    for moment, count in zip(received_s, tokens, strict=True):
+        if count <= 0:
+            continue
+        if moments and moment <= moments[-1]:
+            counts[-1] += count
+        else:
+            moments.append(moment)
+            counts.append(count)
+    return arrivals
+
+
+def _send_lags_s(engine: Engine, events: Sequence[bytes], received_s: Sequence[float]) -> Sequence[float]:
+    if not isinstance(engine, Stamping):
+        return ()
+    unix_s = time.time() - time.monotonic()
+    told = zip(received_s, engine.sent_at(events), strict=True)
+    return array("d", (moment + unix_s - sent_s for moment, sent_s in told if sent_s is not None))
+
+
+def _compact(token_ids: Sequence[int]) -> Sequence[int]:
+    try:
+        return array("I", token_ids)
+    except (OverflowError, TypeError):  # no number of a token, and not ours to judge
+        return token_ids

@@ -1,0 +1,1 @@
+"""How bytes are read: connection, kernel stamps, response, recording, events."""

@@ -1,0 +1,289 @@
+"""From the rounds of a cell to its measurement: every metric, or the reason why it is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+from statistics import fmean, median
+
+from pytest_speedbench.cells import Cell
+from pytest_speedbench.metrics import acceptance
+from pytest_speedbench.metrics.acceptance import StepCounts
+from pytest_speedbench.metrics.measurement import Measurement, PromptTally
+from pytest_speedbench.metrics.one_round import MeasuredRound
+from pytest_speedbench.metrics.problems import CLIENT_LATE_S, CLIENT_OVERLOADED
+from pytest_speedbench.settings.target import UNKNOWN
+
+_STEP_LATENCY = ("step_latency_s_mean", "step_latency_s_median", "step_latency_s_p99")
+_CLIENT_BUSY = 0.5
+"""Share of a round that the client's thread spent computing: above it, a note."""
+_CLIENT_LATE_S = 0.02
+"""Lateness (p99) of the client's event loop in seconds: above it, a note."""
+_OTHER_PROCESSES_BUSY = 0.05
+"""Share of the processors' time that went to neither engine nor client: above it in any round, a note."""
+_ACCEPTANCE = (
+    "acceptance_length",
+    "drafted_acceptance_length",
+    "mean_of_requests_acceptance_length",
+    "draft_acceptance_rate",
+)
+
+
+def combine(cell: Cell, method: str, rounds: Sequence[MeasuredRound]) -> Measurement:
+    """One cell's measurement.
+
+    What is counted is pooled over turns, repeats and rounds (ratios of sums); what is timed is the median of
+    the rounds. A metric that cannot be measured is absent, with its reason in `missing`.
+
+    Args:
+        cell: what was measured.
+        method: how tokens were drafted.
+        rounds: at least one.
+    """
+    metrics: dict[str, float] = {}
+    missing: dict[str, str] = {}
+    overload = "; ".join(_together([[round_.overload] if round_.overload else [] for round_ in rounds]))
+    if not overload:
+        for name in sorted({name for round_ in rounds for name in round_.times}):
+            metrics[name] = median(round_.times[name] for round_ in rounds if name in round_.times)
+    counts = _total([round_.counts for round_ in rounds])
+    drafts = _total([round_.drafts for round_ in rounds])
+    _accept(metrics, missing, method, counts, drafts)
+    means = [round_.mean_of_requests for round_ in rounds if round_.mean_of_requests is not None]
+    if len(means) == len(rounds):
+        metrics["mean_of_requests_acceptance_length"] = fmean(means)
+    elif counts is not None:
+        reason = "the engine counts per server only, not per request"
+        missing.update(dict.fromkeys(("mean_of_requests_acceptance_length", *_STEP_LATENCY[1:]), reason))
+    delivered = any(round_.delivered for round_ in rounds)
+    for name, reason in _why_untimed(cell, counts, method, delivered).items():
+        if name not in metrics:
+            missing[name] = overload or missing.get(name, reason)
+    return Measurement(
+        cell=cell,
+        metrics=metrics,
+        prompts=_merged([round_.tallies for round_ in rounds]),
+        per_position={} if drafts is None else _per_position(drafts),
+        rounds=tuple(round_.figures for round_ in rounds),
+        sent=sum(round_.sent for round_ in rounds),
+        finished=sum(round_.sent - round_.failed for round_ in rounds),
+        failed=sum(round_.failed for round_ in rounds),
+        missing=missing,
+        overload=overload or None,
+        problems=_together([round_.problems for round_ in rounds]),
+        notes=tuple(_notes(method, rounds, counts)),
+        counter_source=_listed(round_.counter_source for round_ in rounds),
+        tokenization=_listed(round_.tokenization for round_ in rounds) or "",
+        prompt_tokens=sum(round_.prompt_tokens for round_ in rounds),
+    )
+
+
+def mean_over_categories(cell: Cell, measurements: Sequence[Measurement]) -> Measurement:
+    """The unweighted mean of each metric over the categories of one split and batch size, as SPEED-Bench has it.
+
+    It holds what can be averaged: metrics that all categories have. It has no prompts of its own.
+
+    Args:
+        cell: the mean cell.
+        measurements: of all its categories.
+    """
+    shared = set.intersection(*(set(each.metrics) for each in measurements))
+    missing = {
+        name: f"{each.cell.category}: {reason}"
+        for each in reversed(measurements)
+        for name, reason in each.missing.items()
+    }
+    return Measurement(
+        cell=cell,
+        metrics={name: fmean(each.metrics[name] for each in measurements) for name in sorted(shared)},
+        prompts=(),
+        per_position={},
+        rounds=(),
+        sent=sum(each.sent for each in measurements),
+        finished=sum(each.finished for each in measurements),
+        failed=sum(each.failed for each in measurements),
+        missing=missing,
+        problems=tuple(
+            f"{each.cell.category}: {problem}" for each in measurements for problem in each.problems
+        ),
+        counter_source=_listed(each.counter_source for each in measurements),
+        tokenization=_listed(each.tokenization for each in measurements) or "",
+        prompt_tokens=sum(each.prompt_tokens for each in measurements),
+    )
+
+
+def _total(counts: Sequence[StepCounts | None]) -> StepCounts | None:
+    """The sum over rounds; not known if one of them is not."""
+    known = [each for each in counts if each is not None]
+    return acceptance.total(known) if known and len(known) == len(counts) else None
+
+
+def _why_untimed(cell: Cell, counts: StepCounts | None, method: str, delivered: bool) -> dict[str, str]:
+    """The reason for each metric of the client's clock, if it is missing."""
+    second = "no request delivered a second token" if delivered else "no request delivered a token"
+    reasons = {
+        "output_tps": "no request delivered a token",
+        "steady_output_tps": f"the batch of {cell.batch_size} was never full",
+        "user_tps": "no request's tokens arrived at more than one moment",
+    }
+    for name in ("ttft_s", "inter_token_latency_s", "end_to_end_s"):
+        reasons.update(dict.fromkeys((f"{name}_{each}" for each in ("mean", "median", "p99")), second))
+    return reasons | dict.fromkeys(_STEP_LATENCY, _no_steps(counts, method))
+
+
+def _accept(
+    metrics: dict[str, float],
+    missing: dict[str, str],
+    method: str,
+    pooled: StepCounts | None,
+    drafts: StepCounts | None,
+) -> None:
+    """Fill in what the counters tell of all requests together.
+
+    `pooled` tells all steps, and `drafts` which of them had a draft: another sum where only the server told that.
+    """
+    if pooled is None or drafts is None:
+        missing.update(dict.fromkeys(_ACCEPTANCE, _no_steps(pooled, method)))
+        return
+    untold = "the engine does not tell {}"
+    no_step, no_token = (
+        untold.format(what) if number is None else reason
+        for what, number, reason in (
+            ("which steps had a draft", drafts.drafted_steps, "no step had a draft"),
+            ("how many tokens were drafted", drafts.drafted_tokens, "no token was drafted"),
+        )
+    )
+    for name, value, reason in (
+        ("acceptance_length", acceptance.acceptance_length(pooled), _no_steps(pooled, method)),
+        ("drafted_acceptance_length", acceptance.drafted_acceptance_length(drafts), no_step),
+        ("draft_acceptance_rate", acceptance.draft_acceptance_rate(drafts), no_token),
+    ):
+        if value is not None:
+            metrics[name] = value
+        else:
+            missing[name] = "method none drafts nothing" if method == "none" and pooled.steps else reason
+
+
+def _no_steps(pooled: StepCounts | None, method: str) -> str:
+    if pooled is None and method == UNKNOWN:
+        return (
+            "not available: the endpoint tells neither its decode steps nor, event by event, how its output grew "
+            "(stream_options.continuous_usage_stats)"
+        )
+    if pooled is None:
+        return "the engine sent no counters of its decode steps"
+    return "no request had a decode step" if not pooled.steps else "no decode step could be timed"
+
+
+def _per_position(counts: StepCounts) -> dict[str, tuple[float, ...]]:
+    drafted, positions = counts.drafted_steps, counts.accepted_per_position
+    if not drafted or not positions:
+        return {}
+    return {
+        "conditional_acceptance_rate": acceptance.conditional_acceptance_rate(drafted, positions),
+        "joint_acceptance_rate": acceptance.joint_acceptance_rate(drafted, positions),
+        "histogram": acceptance.histogram(drafted, positions),
+    }
+
+
+def _merged(rounds: Sequence[Sequence[PromptTally]]) -> tuple[PromptTally, ...]:
+    """Each prompt's sum over rounds, sorted by question id."""
+    of_prompt: dict[str, PromptTally] = {}
+    for tally in (tally for tallies in rounds for tally in tallies):
+        before = of_prompt.get(tally.question_id)
+        of_prompt[tally.question_id] = tally if before is None else _sum_of(before, tally)
+    return tuple(of_prompt[question_id] for question_id in sorted(of_prompt))
+
+
+def _sum_of(one: PromptTally, other: PromptTally) -> PromptTally:
+    def both(first: int | None, second: int | None) -> int | None:
+        return None if first is None or second is None else first + second
+
+    first, second = one.accepted_per_position, other.accepted_per_position
+    return replace(
+        one,
+        requests=one.requests + other.requests,
+        output_tokens=one.output_tokens + other.output_tokens,
+        steps=both(one.steps, other.steps),
+        drafted_steps=both(one.drafted_steps, other.drafted_steps),
+        accepted_per_position=(
+            None
+            if first is None or second is None
+            else tuple(map(sum, zip_longest(first, second, fillvalue=0)))
+        ),
+        latched=both(one.latched, other.latched),
+    )
+
+
+def _together(rounds: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """The problems of all rounds: one that is in every round once, another with the first round it was in."""
+    first: dict[str, int] = {}
+    for number, problems in enumerate(rounds, start=1):
+        for problem in problems:
+            first.setdefault(problem, number)
+    return tuple(
+        problem if all(problem in problems for problems in rounds) else f"round {number}: {problem}"
+        for problem, number in first.items()
+    )
+
+
+def _notes(method: str, rounds: Sequence[MeasuredRound], pooled: StepCounts | None) -> list[str]:
+    """What a reader of the numbers should know."""
+    notes = []
+    if pooled is not None and pooled.uncertain_steps and pooled.steps:
+        high, low = acceptance.acceptance_length(pooled), acceptance.acceptance_length_low(pooled)
+        notes.append(
+            f"acceptance length is an upper bound: the engine counts drafted steps only, and does not tell the "
+            f"drafts accepted past the end of the output; it lies in {low:.4f} .. {high:.4f}"
+        )
+    if any(round_.estimated for round_ in rounds):
+        notes.append(
+            "acceptance length is estimated: each stream event was taken for a step, and servers put several "
+            "steps into one event when they or the network are behind"
+        )
+    every_step_drafts = method not in acceptance.SOMETIMES_DRAFTING and method != "none"
+    if pooled is not None and pooled.drafted_steps is not None and every_step_drafts:
+        undrafted = pooled.steps - pooled.drafted_steps
+        if undrafted:
+            notes.append(f"{undrafted} of {pooled.steps} steps had no draft, as after a preemption")
+    repeats = max(round_.repeats for round_ in rounds)
+    if repeats:
+        prompts = max(len(round_.tallies) for round_ in rounds)
+        notes.append(f"a round sends more than its prompts ({prompts}): some were sent {repeats + 1} times")
+    at_once = sum(round_.at_once for round_ in rounds)
+    if at_once:
+        notes.append(
+            f"all tokens arrived at once of {_requests(at_once)}; user TPS and step latency leave them out"
+        )
+    busy = max(round_.client_busy for round_ in rounds)
+    if _CLIENT_BUSY < busy <= CLIENT_OVERLOADED:
+        notes.append(f"the client computed {busy:.0%} of the time: latencies may be its own")
+    late_s = max(round_.loop_lag_s_p99 for round_ in rounds)
+    if _CLIENT_LATE_S < late_s <= CLIENT_LATE_S:
+        notes.append(f"the client came up to {1000 * late_s:.0f} ms late to what had arrived (p99)")
+    neighbours = [round_.other_processes_busy or 0.0 for round_ in rounds]
+    if max(neighbours) > _OTHER_PROCESSES_BUSY:
+        notes.append(
+            f"other processes took {max(neighbours):.0%} of these processors in a round ({fmean(neighbours):.0%} of all "
+            "rounds): an unchanged engine is slower then"
+        )
+    streamed = sum(round_.streamed_tokens for round_ in rounds)
+    usage = sum(tally.output_tokens for round_ in rounds for tally in round_.tallies)
+    if streamed != usage:
+        notes.append(f"the streams held {streamed} tokens, and the engine counted {usage}")
+    if any(tally.latched is None for round_ in rounds for tally in round_.tallies):
+        notes.append("the engine tells no token ids: nobody looked whether outputs repeat themselves")
+    untold = sum(round_.untold_prompt_tokens for round_ in rounds)
+    if untold:
+        notes.append(f"{_requests(untold)} came without a count of prompt tokens")
+    return notes
+
+
+def _requests(number: int) -> str:
+    return "1 request" if number == 1 else f"{number} requests"
+
+
+def _listed(texts: Iterable[str | None]) -> str | None:
+    """Each once, in alphabetical order; None where there is none."""
+    return ", ".join(sorted({text for text in texts if text})) or None

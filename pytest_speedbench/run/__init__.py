@@ -1,0 +1,1 @@
+"""One run from collection to the end: session, schedule, judge, save."""

@@ -1,0 +1,1 @@
+"""A loopback server that is faster than the client, and the client measured against it."""

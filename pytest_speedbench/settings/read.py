@@ -1,0 +1,301 @@
+"""One frozen object out of the command line, `speedbench.yaml` and ini; says where each value came from."""
+
+from __future__ import annotations
+
+import os.path
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_speedbench.cells import Cell, Narrowing
+from pytest_speedbench.errors import SettingsError
+from pytest_speedbench.settings.options import BY_FIELD, PATHS, TARGETS_FILE, Option
+from pytest_speedbench.settings.target import UNKNOWN, Sampling, Target
+
+BUILT_IN_METHOD = {"reference": "draft_model", "openai": UNKNOWN}
+"""The method of an engine that brings its own drafter, where none is named; every other engine: `none`."""
+DESCRIBES_TARGET = (
+    "engine",
+    "model",
+    "draft_model",
+    "method",
+    "draft_length",
+    "url",
+    "engine_python",
+    "engine_arg",
+    "engine_timeout",
+)
+"""On the command line these speak of the target alone, not of the one it is compared with."""
+DEFAULT_TOLERANCES = {
+    "acceptance_length": 0.03,
+    "output_tps": 0.05,
+    "user_tps": 0.05,
+    "speedup": 0.05,
+    "mean_acceptance_length": 0.01,
+    "mean_output_tps": 0.03,
+    "mean_user_tps": 0.03,
+    "mean_speedup": 0.03,
+}
+DEFAULT_MAX_ROUNDS = 9
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run was told, checked. Paths are absolute."""
+
+    target: Target
+    against: Settings | None
+    """What to compare with instead of a baseline file: another target, measured in this same run."""
+    data: Path | None
+    """Folder of prepared SPEED-Bench data; None for the bundled sample."""
+    limit: int | None
+    """Prompts at most per category."""
+    output_length: int
+    temperature: float
+    ignore_eos: bool
+    rounds: int
+    """Measured passes over each cell."""
+    max_rounds: int
+    """Measured passes at most: over cells that are inconclusive, and over those that are saved."""
+    warmup: int
+    """Requests sent and not measured, before the rounds of each cell."""
+    request_timeout_s: float
+    """A request that is silent for so long has failed."""
+    client_processes: int
+    """Processes that share the streams."""
+    baselines: Path
+    save: bool
+    inconclusive: str
+    """`warn` or `fail`."""
+    tolerances: Mapping[str, float]
+    """Allowed relative loss of each gated metric, and under `mean_<metric>` of its mean over categories."""
+    alpha: float
+    """Chance that a run of an unchanged engine fails at all."""
+    degenerate: float
+    """Share of requests whose output may repeat itself or break off before a cell is invalid."""
+    random_control: bool
+    """Whether throughput cells are measured on random tokens too."""
+    concurrent_targets: bool
+    """Whether the engine that is compared with runs at the same time."""
+    json: Path | None
+    report: Path | None
+    sources: Mapping[str, str]
+    """Where each value that is no default came from: option name -> `command line`, `speedbench.yaml`, `ini`."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are chosen, as engines take it."""
+        return Sampling(self.output_length, self.temperature, self.ignore_eos)
+
+    def tolerance(self, metric: str, cell: Cell) -> float:
+        """Allowed relative loss of a metric of a cell."""
+        return self.tolerances[f"mean_{metric}" if cell.is_mean else metric]
+
+    @property
+    def baseline_path(self) -> Path:
+        """The target's baseline file."""
+        return self.baselines / f"{self.target.name}.yaml"
+
+
+Lookup = Callable[[Option], tuple[Any, str, Path] | None]
+"""Raw value of an option in one source, the words that name the place, and what its paths are relative to."""
+
+
+class _Reader:
+    """Looks options up in sources, in order of precedence, and remembers where each came from."""
+
+    def __init__(self, lookups: Mapping[str, Lookup]) -> None:
+        self._lookups = lookups
+        self.sources: dict[str, str] = {}
+
+    def __call__(self, field: str) -> Any:
+        option = BY_FIELD[field]
+        for source, lookup in self._lookups.items():
+            found = lookup(option)
+            if found is None:
+                continue
+            raw, place, base = found
+            self.sources[option.name] = source
+            value = _parse(option, raw, place)
+            if field in PATHS and (field != "engine_python" or "/" in value):
+                # not resolve(): a virtual environment's python is a link that must stay one
+                return Path(os.path.abspath(base / Path(value).expanduser()))
+            return value
+        return option.default
+
+    def named(self, field: str) -> str:
+        """Where a value came from, as a person would find it."""
+        option = BY_FIELD[field]
+        return (
+            option.option
+            if self.sources.get(option.name) == "command line"
+            else f"{option.option} ({self.sources.get(option.name, 'default')})"
+        )
+
+
+def _parse(option: Option, raw: Any, place: str) -> Any:
+    values = raw if isinstance(raw, (list, tuple)) else [raw]
+    parsed = []
+    for value in values:
+        text = str(value).strip()
+        try:
+            if not text:
+                raise ValueError(text)
+            parsed.append(option.parse(text))
+        except (ValueError, KeyError):
+            raise SettingsError(f"{place}={value}: allowed is {option.allowed}") from None
+    return tuple(parsed) if option.repeatable else parsed[-1]
+
+
+def read_narrowing(command_line: Lookup, ini: Lookup) -> Narrowing:
+    """The part of the grid to keep.
+
+    Raises:
+        SettingsError: a value that is not allowed.
+    """
+    read = _Reader({"command line": command_line, "ini": ini})
+    return Narrowing(read("split"), read("category"), read("batch_size"))
+
+
+def read(rootdir: Path, command_line: Lookup, ini: Lookup) -> Settings | None:
+    """Settings of this run, or None where no engine is named.
+
+    Args:
+        rootdir: pytest's rootdir, where `speedbench.yaml` lies.
+        command_line: looks an option up on the command line.
+        ini: looks an option's ini twin up.
+
+    Raises:
+        SettingsError: a value that is not allowed, or values that do not go together.
+    """
+    outer = _Reader({"command line": command_line, "ini": ini})
+    for field in BY_FIELD:
+        outer(field)  # a bad value is refused also where it is not needed
+    name = outer("target")
+    if name is None and outer("engine") is None:
+        for option in map(BY_FIELD.__getitem__, ("against", "save", "url", "model")):
+            if command_line(option) is not None:
+                raise SettingsError(
+                    f"{option.option} needs an engine: add --speedbench-engine=NAME or --speedbench-target=NAME"
+                )
+        return None
+    against = outer("against")
+    other = None
+    if against is not None:
+        if against == name:
+            raise SettingsError(f"--speedbench-against={against}: is the target itself; name another one")
+
+        def conditions_only(option: Option) -> tuple[Any, str, Path] | None:
+            return None if option.field in DESCRIBES_TARGET else command_line(option)
+
+        other = _read_target(rootdir, against, conditions_only, ini, main=False)
+    return _read_target(rootdir, name, command_line, ini, against=other)
+
+
+def _read_target(
+    rootdir: Path,
+    name: str | None,
+    command_line: Lookup,
+    ini: Lookup,
+    *,
+    main: bool = True,
+    against: Settings | None = None,
+) -> Settings:
+    lookups: dict[str, Lookup] = {"command line": command_line}
+    if name is not None:
+        from pytest_speedbench.settings.targets_file import load_target
+
+        values = load_target(rootdir / TARGETS_FILE, name, BY_FIELD["target" if main else "against"].option)
+
+        def from_file(option: Option) -> tuple[Any, str, Path] | None:
+            if option.key is None or option.key not in values:
+                return None
+            return values[option.key], f"{TARGETS_FILE}, target {name}: {option.key}", rootdir
+
+        lookups[TARGETS_FILE] = from_file
+    lookups["ini"] = ini
+    read = _Reader(lookups)
+
+    engine = read("engine")
+    if engine is None:
+        raise SettingsError(
+            f"{TARGETS_FILE}, target {name}: names no engine; add `engine:` or --speedbench-engine=NAME"
+        )
+    method = read("method") or BUILT_IN_METHOD.get(engine, "none")
+    draft_model = read("draft_model")
+    if draft_model is not None and method in ("none", "ngram", "suffix"):
+        raise SettingsError(
+            f"{read.named('draft_model')}={draft_model}: method {method} has no draft model; "
+            "allowed with --speedbench-method=draft_model, eagle, eagle3, mtp or dflash"
+        )
+    draft_length = read("draft_length") if method not in ("none", UNKNOWN) else 0
+    model = read("model")
+    engine_python = read("engine_python")
+    target = Target(
+        name=name or default_target_name(engine, model, method, draft_length),
+        engine=engine,
+        method=method,
+        draft_length=draft_length,
+        model=model,
+        draft_model=draft_model,
+        engine_args=read("engine_arg") or (),
+        engine_python=str(engine_python) if engine_python else None,
+        engine_timeout_s=read("engine_timeout"),
+        url=read("url"),
+    )
+    if target.url and target.engine_args:
+        raise SettingsError(
+            f"{read.named('engine_arg')}: a running server ({target.url}) takes no launch arguments; drop one of the two"
+        )
+    data = read("data")
+    rounds, max_rounds = read("rounds"), read("max_rounds")
+    if max_rounds is not None and max_rounds < rounds:
+        raise SettingsError(
+            f"{read.named('max_rounds')}={max_rounds}: fewer than the {rounds} of {read.named('rounds')}, which are "
+            "measured of every cell"
+        )
+    return Settings(
+        target=target,
+        against=against,
+        data=data,
+        limit=read("limit"),
+        output_length=read("output_length"),
+        temperature=read("temperature"),
+        ignore_eos=read("ignore_eos"),
+        rounds=rounds,
+        max_rounds=max_rounds or max(rounds, DEFAULT_MAX_ROUNDS),
+        warmup=read("warmup"),
+        request_timeout_s=read("request_timeout"),
+        client_processes=read("client_processes"),
+        baselines=_under(rootdir, read("baselines")),
+        save=read("save"),
+        inconclusive=read("inconclusive"),
+        tolerances={**DEFAULT_TOLERANCES, **dict(read("tolerance") or ())},
+        alpha=read("alpha"),
+        degenerate=read("degenerate"),
+        random_control=read("random_control"),
+        concurrent_targets=read("concurrent_targets"),
+        json=read("json"),
+        report=read("report"),
+        sources=dict(read.sources),
+    )
+
+
+def _under(rootdir: Path, path: Path | str) -> Path:
+    return rootdir / path
+
+
+def default_target_name(engine: str, model: str | None, method: str, draft_length: int) -> str:
+    """Name of a target given on the command line: `vllm-llama-3.3-70b-instruct-eagle3-k3`.
+
+    Launch arguments and the draft model are no part of it: a change in them is what a gate judges.
+    """
+    parts = [engine]
+    if model:
+        parts.append(re.sub(r"[^a-z0-9.]+", "-", Path(model).name.lower()).strip("-."))
+    parts.append(method)
+    if draft_length:
+        parts.append(f"k{draft_length}")
+    return "-".join(part for part in parts if part)

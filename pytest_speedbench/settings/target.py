@@ -1,0 +1,40 @@
+"""What is measured: a target, and how its tokens are chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+UNKNOWN = "unknown"
+"""Method of an endpoint that does not tell how it drafts, if it does."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """An engine + model + speculative config + launch arguments: what a baseline is about."""
+
+    name: str
+    """Names the baseline file."""
+    engine: str
+    method: str
+    draft_length: int
+    """Tokens drafted per step (k); 0 for methods `none` and `unknown`."""
+    model: str | None = None
+    draft_model: str | None = None
+    engine_args: tuple[str, ...] = ()
+    """Further launch arguments, as given."""
+    engine_python: str | None = None
+    """Interpreter that has the engine installed; None for the one that runs pytest."""
+    engine_timeout_s: float = 600.0
+    url: str | None = None
+    """A server that already runs, to be measured and left running; None to launch one."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen and when generation ends."""
+
+    output_length: int
+    """Tokens at most (exactly, where `ignore_eos`)."""
+    temperature: float = 0.0
+    ignore_eos: bool = True
+    seed: int = 0
