@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_speedbench.errors import SettingsError
@@ -43,6 +43,16 @@ class Cell:
         return (self.split, self.batch_size) == (other.split, other.batch_size)
 
 
+def in_grid_order(cells: Iterable[Cell]) -> list[Cell]:
+    """Cells by split, batch size and category, as SPEED-Bench lists them; a mean after its categories."""
+
+    def place(cell: Cell) -> tuple[int, int, int]:
+        categories = (*categories_of(cell.split), MEAN)
+        return SPLITS.index(cell.split), cell.batch_size, categories.index(cell.category)
+
+    return sorted(cells, key=place)
+
+
 @dataclass(frozen=True)
 class Grid:
     """The cells one test asks for, as its marker names them; `batch_sizes` None takes the run's."""
@@ -75,6 +85,19 @@ class Grid:
                 for category in categories
             ]
         return tuple(cells)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What tests ask of one cell; None where they leave it to the run's options."""
+
+    speedup: bool = False
+    metrics: tuple[str, ...] | None = None
+    rounds: int | None = None
+    limit: int | None = None
+    output_length: int | None = None
+    tolerance: Mapping[str, float] = field(default_factory=dict)
+    exclude_from_mean: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,3 +21,7 @@ class EngineError(SpeedBenchError):
 
 class BaselineError(SpeedBenchError):
     """A baseline file cannot be read, written, or trusted."""
+
+
+class NotMeasured(SpeedBenchError):
+    """A cell could not be measured, which says nothing about the engine's quality: it is safe to try again."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from pytest_speedbench.errors import SpeedBenchError
+from pytest_speedbench.errors import NotMeasured, SpeedBenchError
 from pytest_speedbench.metrics.catalogue import UNITS
+from pytest_speedbench.report.failure import failure_text
+from pytest_speedbench.report.junit import properties
 from pytest_speedbench.speed_bench import GATED
 
 if TYPE_CHECKING:
     from pytest_speedbench.cells import Cell
     from pytest_speedbench.metrics.measurement import Measurement
-    from pytest_speedbench.run.session import Session
+    from pytest_speedbench.run.session import Judgement, Session
     from pytest_speedbench.settings.target import Target
 
 
@@ -39,25 +41,32 @@ class SpeedBench:
         """
         __tracebackhide__ = True
         try:
-            measurement = self._session.measure(self.cell)
+            self._session.measure(self.cell, self._item.nodeid)
         except SpeedBenchError as error:
-            failure = str(error)
-        else:
-            return MeasuredCell(measurement, self._session, self._item)
-        pytest.fail(failure, pytrace=False)  # out of the except block, or pytest shows both
+            _fail(error)
+        return MeasuredCell(self.cell, self._session, self._item)
 
 
 class MeasuredCell:
     """A measured cell, to be asserted on."""
 
-    def __init__(self, measurement: Measurement, session: Session, item: pytest.Item) -> None:
-        self.measurement = measurement
-        """All metrics, the prompts' own records, and what is wrong with them, if anything."""
+    def __init__(self, cell: Cell, session: Session, item: pytest.Item) -> None:
+        self._cell = cell
         self._session = session
         self._item = item
 
+    @property
+    def measurement(self) -> Measurement:
+        """All metrics, the prompts' own records, and what is wrong with them, if anything.
+
+        As they are now: a check that is inconclusive has more rounds measured.
+        """
+        measurement = self._session.cell_run(self._cell).measurement
+        assert measurement is not None
+        return measurement
+
     def metric(self, name: str) -> float:
-        """A metric's value, in the unit of `metrics.catalogue.UNITS`.
+        """A metric's value, in the unit of `metrics.catalogue.UNITS`: as judged, once it was.
 
         Args:
             name: for example `acceptance_length` or `ttft_s_p99`.
@@ -67,15 +76,14 @@ class MeasuredCell:
         __tracebackhide__ = True
         if name not in UNITS:
             pytest.fail(f"no such metric: {name!r}; there are {', '.join(UNITS)}", pytrace=False)
-        cell = self.measurement.cell
-        if self.measurement.problems:
-            pytest.fail(
-                f"{cell.id}: invalid measurement: {'; '.join(self.measurement.problems)}", pytrace=False
-            )
-        if name not in self.measurement.metrics:
-            reason = self.measurement.missing.get(name, "not measured")
-            pytest.fail(f"{cell.id}: {name} is missing: {reason}", pytrace=False)
-        return self.measurement.metrics[name]
+        measurement = self.measurement
+        if measurement.problems:
+            _fail(NotMeasured(f"{self._cell.id}: invalid measurement: {'; '.join(measurement.problems)}"))
+        value = self._session.cell_run(self._cell).metrics.get(name)
+        if value is None:
+            reason = measurement.missing.get(name, "not measured")
+            pytest.fail(f"{self._cell.id}: {name} is missing: {reason}", pytrace=False)
+        return value
 
     def assert_no_regression(self, *metrics: str) -> None:
         """Judge metrics against their baseline, and fail the test for those that regressed.
@@ -90,11 +98,31 @@ class MeasuredCell:
         if unknown or not metrics:
             wrong = f"{unknown[0]!r} cannot be gated" if unknown else "no metric named"
             pytest.fail(f"assert_no_regression: {wrong}; there are {', '.join(GATED)}", pytrace=False)
-        judgement = self._session.judge(self.measurement.cell, metrics)
-        for metric in metrics:
-            if metric in self.measurement.metrics:
-                self._item.user_properties.append((f"speedbench_{metric}", self.measurement.metrics[metric]))
-        if judgement.failure:
-            pytest.fail(judgement.failure, pytrace=False)
+        try:
+            judgement = self._session.judge(self._cell, metrics, self._item.nodeid)
+        except SpeedBenchError as error:
+            _fail(error)
+        known = self._session.cell_run(self._cell)
+        self._item.user_properties += properties(known, metrics)
+        if judgement.failing:
+            text = self._failure_text(judgement)
+            _fail(NotMeasured(text) if judgement.not_measured else SpeedBenchError(text))
         if judgement.skip:
             pytest.skip(judgement.skip)
+
+    def _failure_text(self, judgement: Judgement) -> str:
+        result = self._session.result()
+        return failure_text(
+            self._session.cell_run(self._cell),
+            judgement.failing,
+            result.target,
+            baseline=result.compared_with,
+            log=result.log,
+            save_command=result.save_command,
+        )
+
+
+def _fail(error: SpeedBenchError) -> NoReturn:
+    """Fail the test with a message and no traceback; why it failed stays with the failure as its cause."""
+    __tracebackhide__ = True
+    raise pytest.fail.Exception(str(error), pytrace=False) from error

@@ -152,7 +152,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     ours = session.config.stash.get(_SESSION, None)
     if ours is None or session.config.option.collectonly:
         return
-    from pytest_speedbench.cells import read_marker
+    from pytest_speedbench.cells import Plan, read_marker
     from pytest_speedbench.errors import SpeedBenchError
     from pytest_speedbench.settings.read import read_narrowing
 
@@ -160,7 +160,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     narrowing = read_narrowing(
         lambda option: _command_line(config, option), lambda option: _ini(config, option)
     )
-    planned: dict[Cell, bool] = {}
+    planned: dict[Cell, Plan] = {}
     for item in session.items:
         cell, marker = _cell(item), item.get_closest_marker(MARKER)
         if cell is not None and marker is not None:
@@ -169,7 +169,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
                 each for each in grid.cells(narrowing) if each.shares_group(cell)
             ]  # a mean needs them all
             for each in of_mean if cell.is_mean else [cell]:
-                planned[each] = planned.get(each, False) or grid.speedup
+                speedup = grid.speedup or (each in planned and planned[each].speedup)
+                planned[each] = Plan(speedup=speedup)
     if not planned:
         return
     try:
@@ -207,30 +208,66 @@ def speedbench(request: pytest.FixtureRequest) -> SpeedBench:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
+    item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note which gated tests failed: nothing is saved then."""
+    """Note which tests failed, and why; book the time of a cell on the test that is about it."""
     report = yield
     session = item.config.stash.get(_SESSION, None)
-    if session is not None and report.failed and _is_gated(item):
-        session.failed.append(item.nodeid)
+    if session is None:
+        return report
+    cell = _cell(item)
+    if report.failed:
+        from pytest_speedbench.errors import NotMeasured
+
+        cause = None if call.excinfo is None else call.excinfo.value.__cause__
+        not_measured = isinstance(cause, NotMeasured)
+        session.note_failure(item.nodeid, cell, _shown(report), not_measured=not_measured)
         crash = getattr(report.longrepr, "reprcrash", None)
-        if (
-            crash is not None
-        ):  # the short summary and JUnit's message: where CI is set, pytest does not cut them
+        if _is_gated(item) and crash is not None:
+            # the short summary and JUnit's message: where CI is set, pytest does not cut them
             crash.message = crash.message.partition("\n")[0]
+    elif report.when == "call":
+        session.forget_failure(item.nodeid, cell)
+    if report.when == "call":
+        report.duration = max(0.0, report.duration - session.others_s(item.nodeid))
     return report
+
+
+def _shown(report: pytest.TestReport) -> str:
+    """What a failed test shows: the message alone where there is no traceback."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    traced = getattr(getattr(report.longrepr, "reprtraceback", None), "reprentries", ())
+    return str(crash.message) if crash is not None and traced else report.longreprtext
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """End the engines, then write baselines and results."""
+    """End the engines, then write baselines and results; an interrupted run writes first, lest it be killed."""
     ours = session.config.stash.get(_SESSION, None)
     if ours is None:
         return
-    ours.close()
-    if not ours.finish(int(exitstatus)) and exitstatus == pytest.ExitCode.OK:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
+    if not interrupted:
+        ours.close()
+    ours.finish(int(exitstatus))
+    if ours.used:
+        _write_reports(session.config, ours)
+    if interrupted:
+        ours.close()
+    session.exitstatus = ours.exit_status(int(exitstatus))
+
+
+def _write_reports(config: pytest.Config, session: Session) -> None:
+    from pytest_speedbench.report import json_file, markdown
+
+    result = session.result()
+    for path, write in ((session.settings.json, json_file.write), (session.settings.report, markdown.write)):
+        if path is None:
+            continue
+        try:
+            write(path, result)
+        except OSError as error:
+            session.note_written(f"{path} could not be written: {error.strerror}", failed=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -12,7 +12,7 @@ from pytest_speedbench.speed_bench import ACCEPTANCE
 
 if TYPE_CHECKING:
     from pytest_speedbench.gate.explain.cause import Cause
-    from pytest_speedbench.report.results import CellResult
+    from pytest_speedbench.run.ledger import CellRun
     from pytest_speedbench.settings.target import Target
 
 MARGIN = 20
@@ -20,7 +20,7 @@ MARGIN = 20
 
 
 def failure_text(
-    result: CellResult,
+    known: CellRun,
     checks: Sequence[Check],
     target: Target,
     *,
@@ -31,7 +31,7 @@ def failure_text(
     """Explain checks of one cell to the person whose change they judge.
 
     Args:
-        result: the cell, with its cause where a check is a regression.
+        known: the cell, with its cause where a check is a regression.
         checks: those a test asked for.
         target: what was measured.
         baseline: what it was compared with, in words: a file or another target.
@@ -41,22 +41,21 @@ def failure_text(
     Returns:
         Lines of at most 79 columns.
     """
-    measurement = result.measurement
-    lines = wrapped(f"{cell_line(measurement.cell)}: {_gist(checks, result.cause)}")
+    lines = wrapped(f"{cell_line(known.cell)}: {_gist(checks, known.cause)}")
     lines.append(target_line(target))
     for check in checks:
         lines += _check_lines(check, stored=save_command is not None)
-    if result.cause is not None:
-        regressed = {check.metric for check in result.checks if check.verdict is Verdict.REGRESSION}
-        breakdown = result.cause.breakdown
-        lines += cause_lines(result.cause, parts=breakdown is not None and breakdown.metric in regressed)
+    if known.cause is not None:
+        regressed = {check.metric for check in known.checks if check.verdict is Verdict.REGRESSION}
+        breakdown = known.cause.breakdown
+        lines += cause_lines(known.cause, parts=breakdown is not None and breakdown.metric in regressed)
     lines += _unsure_lines(checks)
-    if result.pattern is not None:
-        lines += wrapped(f"pattern: {result.pattern.sentence}", 2, 4)
+    if known.pattern is not None:
+        lines += wrapped(f"pattern: {known.pattern.sentence}", 2, 4)
     for differs in dict.fromkeys(line for check in checks for line in check.differs):
         other = baseline if save_command is None else "the baseline"
         lines += wrapped(f"differs from {other}: {differs}", 2, 4)
-    for note in measurement.notes:
+    for note in () if known.measurement is None else known.measurement.notes:
         lines += wrapped(f"note: {note}", 2, 4)
     lines += _compared_lines([check for check in checks if check.ratio is not None], baseline)
     if log is not None:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pytest_speedbench.files import write_whole
 from pytest_speedbench.metrics.catalogue import UNITS
 from pytest_speedbench.report.sensitivity_text import seen
+from pytest_speedbench.report.terminal import notices
 
 if TYPE_CHECKING:
-    from pytest_speedbench.report.results import CellResult, RunResult
+    from pytest_speedbench.run.ledger import CellRun
+    from pytest_speedbench.run.results import RunResult
 
 SCHEMA = Path(__file__).with_name("results.schema.json")
 SCHEMA_VERSION = 1
@@ -45,7 +47,7 @@ def document(result: RunResult) -> dict[str, Any]:
         else {**asdict(result.hardware), "key": result.hardware.key},
         "units": dict(UNITS),
         "warnings": list(result.warnings),
-        "notices": list(result.notices),
+        "notices": notices(result),
         "messages": list(result.messages),
         "patterns": [_plain(pattern) for pattern in result.patterns],
         "break_evens": [_plain(each) for each in result.break_evens],
@@ -56,12 +58,21 @@ def document(result: RunResult) -> dict[str, Any]:
     }
 
 
-def _cell(cell: CellResult) -> dict[str, Any]:
+def _cell(cell: CellRun) -> dict[str, Any]:
     measurement = cell.measurement
+    head = {
+        **asdict(cell.cell),
+        "id": cell.cell.id,
+        "error": cell.error,
+        "refused": cell.refused,
+        "failures": dict(cell.failures),
+        "measuring_s": cell.measuring_s,
+    }
+    if measurement is None:
+        return head
     return {
-        **asdict(measurement.cell),
-        "id": measurement.cell.id,
-        "metrics": dict(measurement.metrics),
+        **head,
+        "metrics": dict(cell.metrics),
         "missing": dict(measurement.missing),
         "random_control": measurement.random_control,
         "per_position": {name: list(values) for name, values in measurement.per_position.items()},

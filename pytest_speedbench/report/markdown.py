@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_speedbench.files import write_whole
-from pytest_speedbench.report.terminal import findings, table
+from pytest_speedbench.report.terminal import findings, notices, table
 from pytest_speedbench.report.wording import data_line, target_line
 
 if TYPE_CHECKING:
-    from pytest_speedbench.report.results import RunResult
+    from pytest_speedbench.run.results import RunResult
 
 
 def write(path: Path, result: RunResult) -> None:
@@ -43,8 +43,11 @@ def text(result: RunResult) -> str:
         "",
         *(f"- {finding}" for finding, _ in findings(result)),
     ]
-    failures = [cell.failure for cell in result.cells if cell.failure]
-    for title, texts in (("What failed", failures), ("What to look at", result.notices)):
+    failures = [
+        *(text for known in result.cells for text in dict.fromkeys(known.failures.values())),
+        *result.failures.values(),
+    ]
+    for title, texts in (("What failed", failures), ("What to look at", notices(result))):
         if texts:
             lines += ["", f"### {title}"]
         for each in texts:

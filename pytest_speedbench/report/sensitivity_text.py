@@ -10,19 +10,19 @@ from pytest_speedbench.report.wording import METRICS, listed, loss
 from pytest_speedbench.speed_bench import ACCEPTANCE
 
 if TYPE_CHECKING:
-    from pytest_speedbench.report.results import CellResult
+    from pytest_speedbench.run.ledger import CellRun
 
 
-def seen(cells: Sequence[CellResult]) -> tuple[tuple[Sensitivity, ...], tuple[Underpowered, ...]]:
+def seen(cells: Sequence[CellRun]) -> tuple[tuple[Sensitivity, ...], tuple[Underpowered, ...]]:
     """What the checks of a run could have seen, and those that could not see their own tolerance.
 
     Args:
         cells: of the run.
     """
     checks = {
-        cell.measurement.cell: {check.metric: check for check in cell.checks}
+        cell.cell: {check.metric: check for check in cell.checks}
         for cell in cells
-        if not cell.measurement.problems
+        if cell.measurement is not None and not cell.measurement.problems
     }
     return sensitivities(checks), underpowered(checks)
 
@@ -43,7 +43,7 @@ def sensitivity_line(found: Sequence[Sensitivity]) -> str | None:
     return f"this run could have seen a loss of {listed(single)} in any category, and of {mean}"
 
 
-def underpowered_lines(cells: Sequence[CellResult], found: Sequence[Underpowered]) -> list[str]:
+def underpowered_lines(cells: Sequence[CellRun], found: Sequence[Underpowered]) -> list[str]:
     """One line about checks that are too noisy for their tolerance, and one about those of unknown noise.
 
     Args:

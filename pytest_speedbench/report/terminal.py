@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.gate.check import SEVERITY, Verdict
+from pytest_speedbench.gate.check import Verdict
+from pytest_speedbench.report.failure import failure_text
 from pytest_speedbench.report.sensitivity_text import seen, sensitivity_line, underpowered_lines
 from pytest_speedbench.report.wording import data_line, listed, number, percent, target_line, wrapped
 
 if TYPE_CHECKING:
     from pytest_speedbench.metrics.measurement import Measurement
     from pytest_speedbench.metrics.pareto import ParetoCurve
-    from pytest_speedbench.report.results import CellResult, RunResult
+    from pytest_speedbench.run.ledger import CellRun
+    from pytest_speedbench.run.results import RunResult
 
 Line = tuple[str, "str | None"]
 """Text, and the colour it deserves (None for none)."""
@@ -43,8 +45,15 @@ def summary(result: RunResult) -> list[Line]:
     if result.cells:
         lines += table(result.cells, saving=result.saving)
     lines += [(line, color) for text, color in findings(result) for line in wrapped(text)]
-    for notice in result.notices:
+    for notice in notices(result):
         lines += [("", None), *((line, "yellow") for line in notice.splitlines())]
+    if result.not_made:
+        number = f"{len(result.not_made)} checks were" if len(result.not_made) > 1 else "1 check was"
+        text = f"{number} not made, since the baseline holds throughput of other hardware only"
+        lines += [
+            (line, "yellow")
+            for line in wrapped(f"{text}; --speedbench-incomparable=fail makes that a failure")
+        ]
     lines += [(f"warning: {text}", "yellow") for text in result.warnings]
     return lines + [(text, None) for text in result.messages]
 
@@ -61,7 +70,7 @@ def findings(result: RunResult) -> list[Line]:
     told = {
         (cell.pattern.split, cell.pattern.batch_size)
         for cell in result.cells
-        if cell.pattern is not None and cell.failure is not None
+        if cell.pattern is not None and cell.failures
     }
     lines: list[Line] = [
         (f"{pattern.split}, batch size {pattern.batch_size}: {pattern.sentence}", "red")
@@ -70,7 +79,11 @@ def findings(result: RunResult) -> list[Line]:
     ]
     lines += [(each.text, None) for each in result.break_evens]
     lines += [(_pareto(curve), None) for curve in result.pareto_curves]
-    lines += [(text, None) for cell in result.cells if (text := _random_control(cell.measurement))]
+    lines += [
+        (text, None)
+        for cell in result.cells
+        if cell.measurement is not None and (text := _random_control(cell.measurement))
+    ]
     found, unseeing = seen(result.cells)
     line = sensitivity_line(found)
     if line is not None and not result.saving:
@@ -78,6 +91,22 @@ def findings(result: RunResult) -> list[Line]:
     if not result.saving:
         lines += [(text, "yellow") for text in underpowered_lines(result.cells, unseeing)]
     return lines
+
+
+def notices(result: RunResult) -> list[str]:
+    """What a person should look at although no test failed for it, one text per cell."""
+    return [
+        failure_text(
+            known,
+            [known.settled[metric] for metric in known.notable],
+            result.target,
+            baseline=result.compared_with,
+            log=result.log,
+            save_command=result.save_command,
+        )
+        for known in result.cells
+        if known.notable
+    ]
 
 
 def _pareto(curve: ParetoCurve) -> str:
@@ -104,7 +133,7 @@ def _random_control(measurement: Measurement) -> str | None:
     )
 
 
-def table(cells: Sequence[CellResult], *, saving: bool = False) -> list[Line]:
+def table(cells: Sequence[CellRun], *, saving: bool = False) -> list[Line]:
     """One line per cell; a mean over categories is a cell like others.
 
     The last column shows the worst verdict, and the change of the metric that fell most of those that have it.
@@ -113,7 +142,7 @@ def table(cells: Sequence[CellResult], *, saving: bool = False) -> list[Line]:
         cells: in the order of the lines.
         saving: whether they become the baseline, so that only what is invalid is a verdict.
     """
-    shown = [metric for metric in COLUMNS if any(metric in cell.measurement.metrics for cell in cells)]
+    shown = [metric for metric in COLUMNS if any(metric in cell.metrics for cell in cells)]
     rows: list[tuple[list[str], str | None]] = [
         (["cell", *(COLUMNS[metric] for metric in shown), "verdict"], None)
     ]
@@ -127,16 +156,18 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([row[0].ljust(widths[0]), *numbers, row[-1]]).rstrip()
 
 
-def _cell_row(cell: CellResult, shown: Sequence[str], saving: bool) -> list[str]:
-    values = [cell.measurement.metrics.get(metric) for metric in shown]
+def _cell_row(cell: CellRun, shown: Sequence[str], saving: bool) -> list[str]:
+    values = [cell.metrics.get(metric) for metric in shown]
     texts = [
         "-" if value is None else number(metric, value) for metric, value in zip(shown, values, strict=True)
     ]
-    return [cell.measurement.cell.id, *texts, _verdict(cell, saving)]
+    return [cell.cell.id, *texts, _verdict(cell, saving)]
 
 
-def _verdict(cell: CellResult, saving: bool) -> str:
-    worst = _worst(cell)
+def _verdict(cell: CellRun, saving: bool) -> str:
+    if cell.refused is not None:
+        return "refused"
+    worst = cell.verdict
     ratios = [
         check.ratio for check in cell.checks if check.ratio is not None and (saving or check.verdict is worst)
     ]
@@ -144,12 +175,8 @@ def _verdict(cell: CellResult, saving: bool) -> str:
     return f"{name} {percent(min(ratios))}" if ratios else name
 
 
-def _worst(cell: CellResult) -> Verdict | None:
-    if cell.measurement.problems:
-        return Verdict.INVALID
-    return max((check.verdict for check in cell.checks), key=SEVERITY.index, default=None)
-
-
-def _color(cell: CellResult, saving: bool) -> str | None:
-    worst = _worst(cell)
+def _color(cell: CellRun, saving: bool) -> str | None:
+    if cell.refused is not None:
+        return COLORS[Verdict.INVALID]
+    worst = cell.verdict
     return None if worst is None or (saving and worst is not Verdict.INVALID) else COLORS[worst]

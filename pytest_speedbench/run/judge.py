@@ -1,36 +1,33 @@
-"""Judges the cells of one session by the rules of `gate`, with more rounds where a check is inconclusive."""
+"""Judges the cells of a session by the rules of `gate`, with more rounds where a check is inconclusive."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-from pytest_speedbench.cells import MEAN, Cell
-from pytest_speedbench.errors import BaselineError, SpeedBenchError
-from pytest_speedbench.gate.baseline import Baseline, merge, refuse
-from pytest_speedbench.gate.explain.cause import explain, explain_mean
+from pytest_speedbench.cells import Cell
+from pytest_speedbench.errors import BaselineError, NotMeasured, SpeedBenchError
+from pytest_speedbench.gate.baseline import Baseline, Conditions, merge, refuse
+from pytest_speedbench.gate.check import Verdict
+from pytest_speedbench.gate.explain.cause import Cause, explain, explain_mean
 from pytest_speedbench.gate.explain.decomposition import Compared
-from pytest_speedbench.gate.explain.pattern import pattern_of
+from pytest_speedbench.gate.explain.pattern import Pattern, pattern_of
 from pytest_speedbench.gate.sequential import Measured, Rule, judge_group
+from pytest_speedbench.metrics.measurement import Measurement
+from pytest_speedbench.run.ledger import Ledger, Role
+from pytest_speedbench.run.schedule import Schedule
+from pytest_speedbench.settings.read import Settings
 from pytest_speedbench.speed_bench import GATED
-
-if TYPE_CHECKING:
-    from pytest_speedbench.gate.baseline import Conditions
-    from pytest_speedbench.gate.check import Check
-    from pytest_speedbench.gate.explain.cause import Cause
-    from pytest_speedbench.gate.explain.pattern import Pattern
-    from pytest_speedbench.run.schedule import Schedule
-    from pytest_speedbench.settings.read import Settings
 
 
 class Judge:
-    """Every check of a session, each settled once.
+    """Every check of a session, each settled once and then kept in the ledger.
 
     Args:
         settings: of the run.
+        ledger: what is known of each cell, and what tests ask of it.
         schedule: measures what is judged.
-        planned: the cells that tests ask for, and whether their speedup is asked for too: they share alpha.
         baseline: what is stored of the target; None where nothing is, or where another target is compared with.
         date: of the run, ISO 8601.
         commit: of the repository under test.
@@ -39,42 +36,43 @@ class Judge:
     def __init__(
         self,
         settings: Settings,
+        ledger: Ledger,
         schedule: Schedule,
-        planned: Mapping[Cell, bool],
         baseline: Baseline | None,
         date: str,
         commit: str | None,
     ) -> None:
         self._settings = settings
+        self._ledger = ledger
         self._schedule = schedule
-        self._planned = planned
         self._baseline = baseline
         self._date = date
         self._commit = commit
-        self._checks: dict[tuple[Cell, str], Check] = {}
-        self._possible = sum(len(GATED) - (not speedup) for speedup in planned.values())
-        """Checks that may be made. Not every test makes every one, so that the run's alpha is kept with room."""
+        self._possible = sum(_possible(ledger, cell) for cell in ledger)
+        """Upper bound on the number of checks; unused ones make the run stricter than alpha."""
 
-    @property
-    def conditions(self) -> Conditions:
-        """Of the run's target."""
-        return self._schedule.main.conditions(self._date, self._commit)
+    def conditions(self, cell: Cell | None = None) -> Conditions:
+        """Conditions of the run's target, as a cell was measured."""
+        conditions = self._schedule.runs[Role.MAIN].conditions(self._date, self._commit)
+        length = None if cell is None else self._ledger[cell].plan.output_length
+        return conditions if length is None else replace(conditions, output_length=length)
 
-    def check(self, cell: Cell, metric: str) -> Check:
-        """A metric of a cell, judged. The whole batch of the cell is judged with it, and settled.
+    def settle(self, cell: Cell, metric: str) -> None:
+        """Judge a metric of a cell unless that is done; its whole group is judged with it.
+
+        Args:
+            cell: measured before.
+            metric: one of the gated ones.
 
         Raises:
-            SpeedBenchError: nothing could be measured, or the other target is nothing to compare with.
+            SpeedBenchError: nothing could be measured, or the other target cannot serve as a reference.
         """
-        if (cell, metric) not in self._checks:
-            self._settle(cell, metric)
-        return self._checks[cell, metric]
-
-    def _settle(self, cell: Cell, metric: str) -> None:
+        if metric in self._ledger[cell].settled:
+            return
         sound = []
-        for each in self._schedule.group_of(cell):
+        for each in self._ledger.group_of(cell):
             try:
-                self._schedule.measurement(each)
+                measured(self._ledger, each)
                 self._refuse_other(each)
             except SpeedBenchError:
                 if each == cell or cell.is_mean:
@@ -82,48 +80,72 @@ class Judge:
             else:
                 sound.append(each)
         asked = dict.fromkeys(sound, (metric,))
-        mean = Cell(cell.split, MEAN, cell.batch_size)
-        if mean in self._planned and len(sound) == len(self._schedule.group_of(cell)):
+        mean = self._ledger.mean_of(cell)
+        if mean is not None and {member.cell for member in self._ledger[mean].members} <= set(sound):
             asked[mean] = (metric,)
 
         def measure(cells: Collection[Cell], rounds: int) -> Measured:
             self._schedule.bring_to(cells, rounds)
-            measurements = {each: self._schedule.measurement(each) for each in sound}
+            measurements = {each: measured(self._ledger, each) for each in sound}
             return Measured(measurements, self._compared_with(sound))
 
-        checks, _ = judge_group(asked, measure, self._rule(metric))
+        checks, _ = judge_group(asked, measure, self._rule(metric, cell))
         for each, of_cell in checks.items():
-            self._checks[each, metric] = of_cell[metric]
+            if metric not in self._ledger[each].settled:
+                settled = {**self._ledger[each].settled, metric: of_cell[metric]}
+                self._ledger.update(each, settled=settled)
 
-    def _rule(self, metric: str) -> Rule:
-        hardware = self._schedule.main.hardware
+    def explain(self, cell: Cell) -> None:
+        """Note who is to blame for what tests found to have regressed in a cell, and what a mean's losses share."""
+        known = self._ledger[cell]
+        regressed = [check.metric for check in known.checks if check.verdict is Verdict.REGRESSION]
+        pattern = self.pattern(cell) if cell.is_mean else None
+        self._ledger.update(cell, cause=self._cause(cell, regressed), pattern=pattern)
+
+    def pattern(self, cell: Cell) -> Pattern | None:
+        """What the losses of acceptance length over the categories of a cell's group have in common."""
+        mean = self._ledger.mean_of(cell)
+        cells = (*self._ledger.group_of(cell), *(() if mean is None else (mean,)))
+        checks = {
+            each.category: self._ledger[each].settled["acceptance_length"]
+            for each in cells
+            if "acceptance_length" in self._ledger[each].settled
+        }
+        return pattern_of(cell.split, cell.batch_size, checks)
+
+    def _rule(self, metric: str, cell: Cell) -> Rule:
+        hardware = self._schedule.runs[Role.MAIN].hardware
         assert hardware is not None
         return Rule(
             alpha=self._settings.alpha,
             checks=self._possible,
-            rounds=self._settings.rounds,
-            max_rounds=self._schedule.max_rounds(metric),
-            tolerance=self._settings.tolerance,
-            conditions=self.conditions,
+            rounds=self._schedule.rounds(cell),
+            max_rounds=self._schedule.max_rounds(metric, cell),
+            tolerance=self._tolerance,
+            conditions=self.conditions(cell),
             hardware_key=hardware.key,
-            paired=self._schedule.against is not None,
+            paired=Role.AGAINST in self._schedule.runs,
             degenerate_share=self._settings.degenerate,
         )
 
+    def _tolerance(self, metric: str, cell: Cell) -> float:
+        name = f"mean_{metric}" if cell.is_mean else metric
+        return self._ledger[cell].plan.tolerance.get(name, self._settings.tolerance(metric, cell))
+
     def _refuse_other(self, cell: Cell) -> None:
-        """Raise where the other target's measurement of a cell is nothing to compare with."""
-        other = self._schedule.against
-        if other is None:
+        """Raise where the other target's measurement of a cell cannot serve as a reference."""
+        run = self._schedule.runs.get(Role.AGAINST)
+        if run is None:
             return
         try:
-            refuse(other.measurement(cell), other.settings.target.method)
+            refuse(measured(self._ledger, cell, Role.AGAINST), run.settings.target.method)
         except SpeedBenchError as error:
-            name = other.settings.target.name
-            raise BaselineError(f"{name} is nothing to compare with: {error}") from None
+            name = run.settings.target.name
+            raise type(error)(f"{name} cannot serve as a reference: {error}") from None
 
     def _compared_with(self, cells: Sequence[Cell]) -> Baseline | None:
         """The file's content, or the other target's measurements of this run."""
-        other = self._schedule.against
+        other = self._schedule.runs.get(Role.AGAINST)
         if other is None:
             return self._baseline
         assert other.hardware is not None
@@ -131,40 +153,71 @@ class Judge:
         for cell in cells:
             with suppress(SpeedBenchError):
                 self._refuse_other(cell)
-                measurements.append(other.measurement(cell))
+                measurements.append(measured(self._ledger, cell, Role.AGAINST))
         conditions = other.conditions(self._date, self._commit)
         return merge(other.settings.target.name, None, measurements, conditions, other.hardware.key)
 
-    def cause(self, cell: Cell, regressed: Sequence[str]) -> Cause | None:
-        """Who is to blame for what regressed in a cell; None where nothing did.
-
-        Args:
-            cell: judged before.
-            regressed: metrics of it.
-        """
-        hardware = self._schedule.main.hardware
-        batch = self._schedule.group_of(cell)
-        baseline = self._compared_with(batch)
-        if not regressed or baseline is None or hardware is None:
+    def _cause(self, cell: Cell, regressed: Sequence[str]) -> Cause | None:
+        """Who is to blame for what regressed in a cell; None where nothing did."""
+        hardware = self._schedule.runs[Role.MAIN].hardware
+        group = self._ledger.group_of(cell)
+        baseline = self._compared_with(group) if regressed else None
+        if baseline is None or hardware is None:
             return None
         stored = baseline.throughput.get(hardware.key, {})
-        group = {
+        compared = {
             each: Compared(
-                self._schedule.measurement(each), baseline.acceptance.get(each.id), stored.get(each.id)
+                measured(self._ledger, each), baseline.acceptance.get(each.id), stored.get(each.id)
             )
-            for each in batch
-            if any((each, metric) in self._checks for metric in regressed)
+            for each in group
+            if any(metric in self._ledger[each].settled for metric in regressed)
         }
-        paired = self._schedule.against is not None
+        paired = Role.AGAINST in self._schedule.runs
         if cell.is_mean:
-            return explain_mean(list(group.values()), regressed, paired=paired)
-        return explain(group[cell], list(group.values()), regressed, paired=paired)
+            return explain_mean(list(compared.values()), regressed, paired=paired)
+        return explain(compared[cell], list(compared.values()), regressed, paired=paired)
 
-    def pattern(self, cell: Cell) -> Pattern | None:
-        """What the losses of acceptance length over the categories of a cell's batch have in common."""
-        checks = {
-            each.category: self._checks[each, "acceptance_length"]
-            for each in (*self._schedule.group_of(cell), Cell(cell.split, MEAN, cell.batch_size))
-            if (each, "acceptance_length") in self._checks
-        }
-        return pattern_of(cell.split, cell.batch_size, checks)
+
+def measured(ledger: Ledger, cell: Cell, role: Role = Role.MAIN) -> Measurement:
+    """The measurement of one cell by one target.
+
+    Args:
+        ledger: of the run.
+        cell: which may be a mean for `Role.MAIN`.
+        role: which target's.
+
+    Raises:
+        NotMeasured: there is none, for the reason that the ledger has.
+    """
+    known = ledger[cell]
+    if role is Role.MAIN:
+        measurement, error = known.measurement, known.error
+    else:
+        measurement, error = known.sides[role].measurement, known.sides[role].error
+    if measurement is None:
+        raise NotMeasured(f"{cell.id}: {error or 'not measured'}")
+    return measurement
+
+
+def refuse_unfit(ledger: Ledger, cell: Cell, method: str) -> None:
+    """Raise where a cell's measurement cannot become a baseline, and note why.
+
+    Args:
+        ledger: of the run.
+        cell: measured before, not a mean.
+        method: of the target.
+
+    Raises:
+        BaselineError: it must never be compared with; says why.
+    """
+    try:
+        refuse(measured(ledger, cell), method)
+    except BaselineError as error:
+        ledger.update(cell, refused=str(error))
+        raise
+
+
+def _possible(ledger: Ledger, cell: Cell) -> int:
+    """Checks that tests may make of a cell."""
+    plan = ledger[cell].plan
+    return len(GATED) - (not plan.speedup) if plan.metrics is None else len(plan.metrics)

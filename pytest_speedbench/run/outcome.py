@@ -17,12 +17,13 @@ class Outcome:
     notable: tuple[Check, ...]
 
 
-def outcome_of(checks: Sequence[Check], *, inconclusive: str, saving: bool) -> Outcome:
+def outcome_of(checks: Sequence[Check], *, inconclusive: str, incomparable: str, saving: bool) -> Outcome:
     """Sort checks by what a test has to do about them.
 
     Args:
         checks: of one test.
         inconclusive: `warn` or `fail`: what to do about an interval that is too wide to tell.
+        incomparable: `skip` or `fail`: what to do about a check that only other hardware makes incomparable.
         saving: whether this run's measurements become the baseline: only what is invalid fails then.
     """
     failing: list[Check] = []
@@ -37,7 +38,7 @@ def outcome_of(checks: Sequence[Check], *, inconclusive: str, saving: bool) -> O
             check.verdict is Verdict.INCONCLUSIVE and inconclusive == "warn"
         ):
             notable.append(check)
-        elif check.verdict is Verdict.INCOMPARABLE and check.across_machines:
+        elif check.verdict is Verdict.INCOMPARABLE and check.across_machines and incomparable == "skip":
             skipping.append(check)
         else:
             failing.append(check)

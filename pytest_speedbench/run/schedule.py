@@ -1,24 +1,25 @@
-"""Which round of which cell on which target is measured when.
+"""Which round of which cell on which target is measured when; what comes of it goes into the ledger.
 
-The cells of one split and batch size are measured together, round by round in turn: a machine that slows down
-for a minute then shows in the noise between rounds, and not as the loss of one cell. Two targets are compared
-in pairs of rounds, A B B A, so that what changes slowly is in both.
+The cells of one split and batch size are a group: they are measured together, round by round in turn, so that a
+machine that slows down for a minute shows in the noise between rounds, and not as the loss of one cell. Two
+targets are compared in pairs of rounds, A B B A, so that what changes slowly is in both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
-from statistics import median
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-from pytest_speedbench.speed_bench import QUALITATIVE
+from pytest_speedbench.cells import Cell
+from pytest_speedbench.errors import EngineError, NotMeasured, SpeedBenchError
+from pytest_speedbench.metrics.one_round import MeasuredRound
+from pytest_speedbench.run.ledger import Ledger, Role, Side
+from pytest_speedbench.run.target_run import TargetRun
+from pytest_speedbench.settings.read import Settings
+from pytest_speedbench.speed_bench import QUALITATIVE, THROUGHPUT
 
-if TYPE_CHECKING:
-    from pytest_speedbench.cells import Cell
-    from pytest_speedbench.metrics.measurement import Measurement
-    from pytest_speedbench.run.target_run import TargetRun
-    from pytest_speedbench.settings.read import Settings
+REMEASURED_AT_MOST = 3
+"""Rounds of one side of a cell that are measured again because the load client was late."""
 
 
 class Schedule:
@@ -26,157 +27,201 @@ class Schedule:
 
     Args:
         settings: of the run's target.
-        planned: the cells that tests ask for, and whether their speedup is asked for too.
-        main: the run's target.
-        against: the target to compare with, in pairs of rounds; if its method is `none`, the speedup is over it.
-        without_speculation: the run's target with method `none`, for the speedup.
+        ledger: where rounds are written; knows the cells.
+        runs: the targets by role.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        planned: Mapping[Cell, bool],
-        main: TargetRun,
-        against: TargetRun | None = None,
-        without_speculation: TargetRun | None = None,
-    ) -> None:
-        self.main = main
-        self.against = against
+    def __init__(self, settings: Settings, ledger: Ledger, runs: Mapping[Role, TargetRun]) -> None:
+        self.runs = runs
         self._settings = settings
-        self._without_speculation = without_speculation
-        self._cells = [cell for cell in planned if not cell.is_mean]
-        plain = against if against is not None and _is_plain(against) and not _is_plain(main) else None
-        self._plain = plain or without_speculation
-        """Whose output TPS the speedup is over."""
-        self._speedup = {cell for cell in self._cells if planned[cell] or plain is not None}
-        self._in_turn = against is not None and not settings.concurrent_targets
-        self._prepared = False
-        self._begun: set[Cell] = set()
+        self._ledger = ledger
+        self._in_turn = Role.AGAINST in runs and not settings.concurrent_targets
 
-    def max_rounds(self, metric: str) -> int:
+    def max_rounds(self, metric: str, cell: Cell) -> int:
         """Rounds at most of a metric. An engine that does not run all the time is not started again for one cell."""
-        once = self._in_turn or (metric == "speedup" and self._without_speculation is not None)
-        return self._settings.rounds if once else self._settings.max_rounds
+        once = self._in_turn or (metric == "speedup" and Role.WITHOUT_SPECULATION in self.runs)
+        rounds = self.rounds(cell)
+        return rounds if once else max(rounds, self._settings.max_rounds)
 
-    @property
-    def _planned_rounds(self) -> int:
-        """How many every cell has, before anything is judged."""
-        return self._settings.max_rounds if self._settings.save else self._settings.rounds
+    def rounds(self, cell: Cell) -> int:
+        """Rounds that each cell of a group has before anything is judged: the most that a test asks of one of them."""
+        asked = (self._ledger[each].plan.rounds for each in self._ledger.group_of(cell))
+        return max([rounds for rounds in asked if rounds is not None], default=self._settings.rounds)
 
-    @property
-    def runs(self) -> tuple[TargetRun, ...]:
-        """Every target of this session."""
-        every = (self.main, self.against, self._without_speculation)
-        return tuple(run for run in every if run is not None)
+    def measure(self, cell: Cell, test: str) -> None:
+        """Measure what has to be measured before a cell can be judged: its whole group, unless it is done already.
 
-    def group_of(self, cell: Cell) -> tuple[Cell, ...]:
-        """The planned cells of the same split and batch size, in the order of the grid."""
-        return tuple(other for other in self._cells if other.shares_group(cell))
-
-    def measurement(self, cell: Cell) -> Measurement:
-        """All metrics of one cell of the run's target; measures its whole batch if it is not yet measured.
+        Args:
+            cell: which may be a mean.
+            test: node id of the test that asks, named in later cells if it is interrupted.
 
         Raises:
-            EngineError: the engine could not be started, or is gone.
+            NotMeasured: it is to be saved, and a cell that was measured before is invalid, so that nothing can be.
         """
-        self._first_rounds(cell)
-        if cell.is_mean:
-            from pytest_speedbench.metrics.combine_rounds import mean_over_categories
+        group = self._ledger.cells if self._in_turn else self._ledger.group_of(cell)
+        wanted = {each: self._wanted_rounds(each) for each in group}
+        if not any(self._lacks_rounds(each, rounds) for each, rounds in wanted.items()):
+            return
+        if self._settings.save and (spoilt := self._spoils_save(self._ledger.cells)):
+            raise NotMeasured(
+                f"{cell.id} was not measured: {spoilt} is invalid, so that nothing can be saved"
+            )
+        self._interruptible(test, wanted, lambda: self._first_rounds(wanted))
 
-            return mean_over_categories(cell, [self.measurement(each) for each in self.group_of(cell)])
-        return self._with_speedup(self.main.measurement(cell))
-
-    def bring_to(self, cells: Iterable[Cell], rounds: int) -> None:
+    def bring_to(self, cells: Collection[Cell], rounds: int) -> None:
         """Measure cells again until they have as many rounds, on every target that they are compared on.
 
         Args:
-            cells: measured before; those that came to grief stay as they are.
+            cells: measured before; those whose engine failed stay as they are.
             rounds: in total.
         """
-        missing = {cell: rounds - self.main.rounds(cell) for cell in cells}
-        for number in range(max(missing.values(), default=0)):
-            self._round(number, [cell for cell, more in missing.items() if more > number])
+        done = {cell: len(self._ledger[cell].main.rounds) for cell in cells}
+        for number in range(min(done.values(), default=rounds), rounds):
+            self._round(number, [cell for cell in cells if done[cell] <= number])
 
-    def _first_rounds(self, cell: Cell) -> None:
-        """Measure what has to be measured before a cell can be judged."""
-        cells = self._cells if self._in_turn else self.group_of(cell)
-        if self._begun.issuperset(cells):
-            return
-        self._begun.update(cells)
-        self._measure_without_speculation()
-        for number in range(self._planned_rounds):
-            self._round(number, cells)
+    def measure_again(self, cells: Iterable[Cell]) -> None:
+        """Forget the measurements of cells that are not sound, for `measure` to measure them anew."""
+        for cell in cells:
+            if not all(side.is_sound for side in self._ledger[cell].sides.values()):
+                self._ledger.forget_measurements(cell)
+                for run in self.runs.values():
+                    run.forget_failure()
+
+    def _wanted_rounds(self, cell: Cell) -> int:
+        rounds = self.rounds(cell)
+        return max(rounds, self._settings.max_rounds) if self._settings.save else rounds
+
+    def _lacks_rounds(self, cell: Cell, rounds: int) -> bool:
+        """Whether a side that could have more rounds has fewer than are wanted."""
+        sides = self._ledger[cell].sides.values()
+        return any(side.is_sound and len(side.rounds) < rounds for side in sides)
+
+    def _spoils_save(self, cells: Iterable[Cell]) -> str | None:
+        """The first cell for which nothing will be saved: it is invalid, or lacks times that a test asserts."""
+        for cell in cells:
+            known = self._ledger[cell]
+            asserted = known.plan.metrics
+            timed = asserted is None or any(metric in asserted for metric in THROUGHPUT)
+            for side in known.sides.values():
+                late = any(round_.overload for round_ in side.rounds)
+                if not side.is_sound or (late and timed and cell.split != QUALITATIVE):
+                    return cell.id
+        return None
+
+    def _interruptible(self, test: str, wanted: Mapping[Cell, int], measure: Callable[[], None]) -> None:
+        """Call `measure`; what it leaves undone when it is interrupted is marked so, with the test that was."""
+        try:
+            measure()
+        except BaseException as interruption:
+            words = str(interruption).strip().partition("\n")[0]
+            kind = type(interruption).__name__
+            error = f"not measured: {test} was interrupted ({words or kind})"
+            for cell, rounds in wanted.items():
+                for role, side in self._ledger[cell].sides.items():
+                    if side.is_sound and len(side.rounds) < rounds:
+                        self._ledger.update_side(cell, role, error=error)
+            raise
+
+    def _first_rounds(self, wanted: Mapping[Cell, int]) -> None:
+        self._measure_without_speculation(wanted)
+        for number in range(max(wanted.values())):
+            cells = [cell for cell, rounds in wanted.items() if number < rounds]
+            if not self._round(number, cells):
+                break
         if self._settings.random_control:
-            for each in cells:
-                if each.split != QUALITATIVE:
-                    self.main.measure_control(each)
+            for cell in wanted:
+                if cell.split != QUALITATIVE:
+                    self._measure_control(cell)
         if self._in_turn:
-            for run in self.runs:
-                run.pause()
+            self._pause(self.runs.values())
 
-    def _round(self, number: int, cells: Iterable[Cell]) -> None:
-        """One more round of each cell, on both targets where there are two."""
-        for run, cell in self._order(number, list(cells)):
+    def _round(self, number: int, cells: Sequence[Cell]) -> bool:
+        """One more round of each cell, on both targets where there are two; False where going on is useless."""
+        for role, cell in self._order(number, cells):
             if self._in_turn:
-                for other in self.runs:
-                    if other is not run:
-                        other.pause()
-            run.add_round(cell)
+                self._pause(run for other, run in self.runs.items() if other is not role)
+            self._add_round(role, cell, number)
+            if self._settings.save and self._spoils_save([cell]):
+                return False
+        return True
 
-    def _order(self, number: int, cells: list[Cell]) -> Iterator[tuple[TargetRun, Cell]]:
-        """The first target leads in even rounds and the other in odd ones: A B B A."""
-        if self.against is None:
-            return ((self.main, cell) for cell in cells)
-        pair = (self.main, self.against) if number % 2 == 0 else (self.against, self.main)
+    def _order(self, number: int, cells: Sequence[Cell]) -> Iterator[tuple[Role, Cell]]:
+        """The gated target leads in even rounds and the other in odd ones: A B B A."""
+        if Role.AGAINST not in self.runs:
+            return ((Role.MAIN, cell) for cell in cells)
+        pair = (Role.MAIN, Role.AGAINST) if number % 2 == 0 else (Role.AGAINST, Role.MAIN)
         if self._settings.concurrent_targets:
-            return ((run, cell) for cell in cells for run in pair)
-        return ((run, cell) for run in pair for cell in cells)
+            return ((role, cell) for cell in cells for role in pair)
+        return ((role, cell) for role in pair for cell in cells)
 
-    def _measure_without_speculation(self) -> None:
-        run = self._without_speculation
-        if run is None or self._prepared:
+    def _measure_without_speculation(self, wanted: Mapping[Cell, int]) -> None:
+        """Measure every cell whose speedup is wanted without speculation, in one start of that engine."""
+        role = Role.WITHOUT_SPECULATION
+        if role not in self.runs:
             return
-        self._prepared = True
-        cells = [cell for cell in self._cells if cell in self._speedup]
-        for _ in range(self._planned_rounds):
-            for cell in cells:
-                run.add_round(cell)
-        run.pause()
+        rounds = {
+            cell: self._wanted_rounds(cell) for cell in self._ledger.cells if role in self._ledger[cell].sides
+        }
+        if not any(self._side_lacks(cell, role, rounds.get(cell, 0)) for cell in wanted):
+            return
+        self._pause(run for other, run in self.runs.items() if other is not role)
+        for number in range(max(rounds.values(), default=0)):
+            for cell, least in rounds.items():
+                if number < least and self._side_lacks(cell, role, number + 1):
+                    self._add_round(role, cell, number)
+        self._pause([self.runs[role]])
 
-    def _with_speedup(self, measurement: Measurement) -> Measurement:
-        """Add the speedup, of every round and of the cell, or the reason why there is none."""
-        cell = measurement.cell
-        if cell not in self._speedup:
-            return measurement
-        reason = None
-        without = None
-        if _is_plain(self.main):
-            reason = "speedup is over method none, which this target is"
-        elif self._plain is None:
-            reason = "speedup needs the same target without speculation, which --speedbench-url cannot launch"
+    def _side_lacks(self, cell: Cell, role: Role, rounds: int) -> bool:
+        side = self._ledger[cell].sides.get(role)
+        return side is not None and side.is_sound and len(side.rounds) < rounds
+
+    def _pause(self, runs: Iterable[TargetRun]) -> None:
+        for run in runs:
+            run.pause()
+
+    def _add_round(self, role: Role, cell: Cell, number: int) -> None:
+        """Measure one round into the ledger, and again where the load client was late; an engine's fault is noted."""
+        side = self._ledger[cell].sides.get(role)
+        if side is None or not side.is_sound or len(side.rounds) > number:
+            return
+        run, plan = self.runs[role], self._ledger[cell].plan
+        remeasured = side.remeasured
+        begun_s = time.monotonic()
+        try:
+            measured = run.measure(cell, plan, len(side.rounds) + 1)
+            while measured.overload and not measured.problems and remeasured < REMEASURED_AT_MOST:
+                remeasured += 1
+                measured = run.measure(cell, plan, len(side.rounds) + 1)
+        except EngineError as error:
+            self._ledger.update_side(cell, role, error=str(error))
         else:
-            without = self._plain.measurement(cell)
-            if without.problems or "output_tps" not in without.metrics:
-                reason = (
-                    f"without speculation: {'; '.join(without.problems) or without.missing.get('output_tps')}"
-                )
-        if "output_tps" not in measurement.metrics:
-            reason = measurement.missing.get("output_tps", "there is no output TPS")
-        if reason is not None or without is None:
-            return replace(measurement, missing={**measurement.missing, "speedup": reason or ""})
-        rounds = [
-            replace(figures, speedup=figures.output_tps / other.output_tps)
-            if figures.output_tps and other.output_tps
-            else figures
-            for figures, other in zip(measurement.rounds, without.rounds, strict=False)
-        ]
-        speedups = [figures.speedup for figures in rounds if figures.speedup is not None]
-        return replace(
-            measurement,
-            metrics={**measurement.metrics, "speedup": median(speedups)},
-            rounds=(*rounds, *measurement.rounds[len(rounds) :]),
-        )
+            self._note_round(role, side, measured, remeasured, run.note(cell, plan))
+        finally:
+            spent_s = side.measuring_s + time.monotonic() - begun_s
+            self._ledger.update_side(cell, role, measuring_s=spent_s)
 
+    def _note_round(
+        self, role: Role, side: Side, measured: MeasuredRound, remeasured: int, note: str
+    ) -> None:
+        rounds = (*side.rounds, measured)
+        self._ledger.update_side(side.cell, role, rounds=rounds, remeasured=remeasured, note=note)
 
-def _is_plain(run: TargetRun) -> bool:
-    return run.settings.target.method == "none"
+    def _measure_control(self, cell: Cell) -> None:
+        """Measure one round of random tokens beside the rounds that a cell has; nothing is judged by it."""
+        known = self._ledger[cell]
+        if not known.main.rounds or known.main.error is not None:
+            return
+        try:
+            measured = self.runs[Role.MAIN].measure_control(cell, known.plan)
+        except SpeedBenchError as error:
+            self._ledger.update_side(
+                cell, Role.MAIN, control_note=f"random tokens were not measured: {error}"
+            )
+            return
+        figures = measured.figures
+        if measured.problems:
+            note = f"random tokens: {'; '.join(measured.problems)}"
+            self._ledger.update_side(cell, Role.MAIN, control_note=note)
+        elif figures.acceptance_length and figures.output_tps:
+            control = {"output_tps": figures.output_tps, "acceptance_length": figures.acceptance_length}
+            self._ledger.update_side(cell, Role.MAIN, random_control=control)

@@ -1,34 +1,53 @@
-"""Measures the cells of one target, round by round: its engine is started when first needed."""
+"""The engine of one target: started when first needed, asked for one round of one cell at a time.
+
+It remembers what belongs to the running engine (its process, prompts as they go out, which cells are warm), and
+nothing of what was measured: that is the ledger's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pytest_speedbench.errors import EngineError, SpeedBenchError
+from pytest_speedbench import __version__
+from pytest_speedbench.cells import Cell, Plan
+from pytest_speedbench.data.prompts import Dataset, Prompt
+from pytest_speedbench.engines.base import Authorized, Engine, Hardware
+from pytest_speedbench.engines.control import Control
+from pytest_speedbench.engines.launch.process import EngineProcess, describe_exit, start
+from pytest_speedbench.errors import EngineError
+from pytest_speedbench.gate.baseline import Conditions
+from pytest_speedbench.load.conversation import Prepared, prepare
+from pytest_speedbench.load.other_processes import OtherProcesses
+from pytest_speedbench.load.progress import Progress
+from pytest_speedbench.load.random_control import random_control
+from pytest_speedbench.load.rounds import measure_rounds
+from pytest_speedbench.load.token_store import TokenStore
+from pytest_speedbench.metrics.one_round import MeasuredRound, measure_round
+from pytest_speedbench.settings.read import Settings
+from pytest_speedbench.settings.target import Target
 from pytest_speedbench.speed_bench import QUALITATIVE
 
-if TYPE_CHECKING:
-    from pytest_speedbench.cells import Cell
-    from pytest_speedbench.data.prompts import Dataset
-    from pytest_speedbench.engines.base import Engine, Hardware
-    from pytest_speedbench.engines.control import Control
-    from pytest_speedbench.engines.launch.process import EngineProcess
-    from pytest_speedbench.gate.baseline import Conditions
-    from pytest_speedbench.load.conversation import Prepared
-    from pytest_speedbench.load.progress import Progress
-    from pytest_speedbench.load.token_store import TokenStore
-    from pytest_speedbench.metrics.measurement import Measurement
-    from pytest_speedbench.metrics.one_round import MeasuredRound
-    from pytest_speedbench.settings.read import Settings
-
-
 TOKENS_FOLDER = "tokens"
-"""Of the token ids that were made from prepared data, in its folder."""
+"""Folder of the token ids that were made from prepared data, beside that data."""
 STEADY_BATCHES = 4
-"""Conversations of a round of a throughput split, in batches: so many that most of its time is steady state."""
+"""A round of a throughput split sends this many times the batch size: most of its time is then steady state."""
+
+
+@dataclass(frozen=True)
+class RunningEngine:
+    """The engine that this run measures, as the fixture `speedbench_engine` hands it out."""
+
+    url: str
+    """Base URL, such as `http://127.0.0.1:8000`."""
+    name: str
+    """As in `--speedbench-engine`."""
+    version: str
+    hardware: Hardware
+    target: Target
+    log: Path | None
+    """Its log; None where it was not launched here."""
 
 
 def conversations_of(cell: Cell, prompts: int) -> int:
@@ -47,8 +66,8 @@ class TargetRun:
     Args:
         settings: the target and how to measure it.
         engine: built from the target, checked.
-        datasets: prompts by split.
-        logs: where the engine's log goes.
+        datasets: prompts by split, at least as many of each category as any cell wants.
+        logs: folder of the engine's log.
         progress: makes the progress line of a cell.
     """
 
@@ -61,87 +80,72 @@ class TargetRun:
         progress: Callable[[str], Progress],
     ) -> None:
         self.settings = settings
+        self.version = ""
+        self.hardware: Hardware | None = None
         self._engine = engine
         self._datasets = datasets
         self._logs = logs
         self._progress = progress
-        self._rounds: dict[Cell, list[MeasuredRound]] = {}
-        self._combined: dict[Cell, Measurement] = {}
-        self._controls: dict[Cell, dict[str, float]] = {}
-        self._control_notes: dict[Cell, str] = {}
-        self._errors: dict[Cell, str] = {}
         self._warm: set[Cell] = set()
-        self._prepared: dict[tuple[str, str], Prepared] = {}
-        """Prompts as they go out, by split and category; further turns are tokenized by the engine that runs."""
-        self._notes: dict[tuple[str, str], str] = {}
+        self._prepared: dict[tuple[object, ...], Prepared] = {}
+        """Prompts as they go out; further turns are tokenized by the engine that runs."""
         self._process: EngineProcess | None = None
         self._control: Control | None = None
         self._start_failure: str | None = None
-        self._start_failure_told = False
-        self.version = ""
-        self.hardware: Hardware | None = None
 
     @property
     def log(self) -> Path | None:
         """The engine's log, once it was launched."""
         return self._process.log if self._process else None
 
-    def rounds(self, cell: Cell) -> int:
-        """How many rounds of a cell are measured."""
-        return len(self._rounds.get(cell, ()))
-
-    def add_round(self, cell: Cell) -> bool:
-        """Measure a cell once more, unless it has come to grief already.
-
-        What goes wrong is said by `measurement`.
-
-        Returns:
-            Whether there is one more sound round.
-        """
-        done = self._rounds.setdefault(cell, [])
-        if cell in self._errors or any(round_.problems for round_ in done) or self._start_failure is not None:
-            return False
-        try:
-            done.append(self._measure(cell, self._running(cell)))
-        except EngineError as error:
-            if self._start_failure is None:
-                self._errors[cell] = str(error)
-            return False
-        return not done[-1].problems
-
-    def measurement(self, cell: Cell) -> Measurement:
-        """All metrics of one cell, from the rounds so far.
-
-        An engine that came to grief after the first round is a problem of the measurement.
+    def running(self) -> RunningEngine:
+        """The engine, started unless it runs.
 
         Raises:
-            EngineError: the engine could not be started (said in full once, in one line afterwards), is gone, or
-                failed a control call, before there was any round.
+            EngineError: it could not be started, or has died.
         """
-        from pytest_speedbench.metrics.combine_rounds import combine
+        control = self._running()
+        assert self.hardware is not None
+        target = self.settings.target
+        return RunningEngine(control.url, target.engine, self.version, self.hardware, target, self.log)
 
-        rounds = self._rounds.get(cell, [])
-        if self._start_failure is not None and not rounds:
-            if self._start_failure_told:
-                engine = self.settings.target.engine
-                raise EngineError(f"{engine} did not start; the first failure of this run says why")
-            self._start_failure_told = True
-            raise EngineError(self._start_failure)
-        error = self._errors.get(cell) or self._start_failure
-        if error is not None and not rounds:
-            raise EngineError(error)
-        known = self._combined.get(cell)
-        if known is None or len(known.rounds) < len(rounds):
-            known = combine(cell, self.settings.target.method, rounds)
-            note = self._notes[cell.split, cell.category]
-            known = self._combined[cell] = replace(known, notes=(*known.notes, note)) if note else known
-        if cell in self._controls:
-            known = replace(known, random_control=self._controls[cell])
-        if cell in self._control_notes:
-            known = replace(known, notes=(*known.notes, self._control_notes[cell]))
-        if error is None:
-            return known
-        return replace(known, problems=(*known.problems, f"round {len(rounds) + 1}: {error}"))
+    def measure(self, cell: Cell, plan: Plan, number: int) -> MeasuredRound:
+        """Measure one round of a cell, after a warm-up if it is the first since the engine started.
+
+        Args:
+            cell: not a mean.
+            plan: what tests ask of it.
+            number: of the round, from 1, for the progress line.
+
+        Raises:
+            EngineError: the engine could not be started, is gone, or failed a control call.
+        """
+        control = self._running()
+        warmup = cell.batch_size if self.settings.warmup is None else self.settings.warmup
+        measured = self._round(
+            cell,
+            control,
+            self._prompts(cell, plan, control),
+            f"{cell.id} round {number}",
+            warmup=0 if cell in self._warm else warmup,
+        )
+        self._warm.add(cell)
+        return measured
+
+    def measure_control(self, cell: Cell, plan: Plan) -> MeasuredRound:
+        """Measure one round of random tokens in place of a cell's prompts; nothing is judged by it.
+
+        Raises:
+            SpeedBenchError: as `measure`; or the engine takes no token ids.
+        """
+        control = self._running()
+        prompts = random_control(self._engine, self._prompts(cell, plan, control))
+        return self._round(cell, control, prompts, f"{cell.id} random tokens", warmup=0)
+
+    def note(self, cell: Cell, plan: Plan) -> str:
+        """What a reader should know of how a cell's prompts went out; empty before its first round."""
+        prepared = self._prepared.get(self._key(cell, plan))
+        return "" if prepared is None else prepared.note
 
     def conditions(self, date: str, commit: str | None) -> Conditions:
         """How this target is measured.
@@ -150,9 +154,6 @@ class TargetRun:
             date: of the run, ISO 8601.
             commit: of the repository under test.
         """
-        from pytest_speedbench import __version__
-        from pytest_speedbench.gate.baseline import Conditions
-
         settings, target = self.settings, self.settings.target
         return Conditions(
             date=date,
@@ -173,7 +174,30 @@ class TargetRun:
             rounds=settings.rounds,
         )
 
-    def _running(self, cell: Cell) -> Control:
+    def forget_failure(self) -> None:
+        """Let an engine that could not be started, or has died, be started once more."""
+        self._start_failure = None
+        if self._died() is not None:
+            self.pause()
+
+    def pause(self) -> None:
+        """End the engine if it was launched here; the next round starts it anew.
+
+        Raises:
+            EngineError: a process of the engine's could not be ended.
+        """
+        self._warm.clear()
+        self._prepared.clear()
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            self._process.stop()
+
+    def _running(self) -> Control:
+        if self._start_failure is not None:
+            engine = self.settings.target.engine
+            raise EngineError(f"{engine} did not start; the first failure of this run says why")
         if self._control is None:
             try:
                 self._control = self._start()
@@ -182,17 +206,12 @@ class TargetRun:
                 raise
         death = self._died()
         if death is not None:
-            raise EngineError(f"{cell.id} was not measured: {death} in an earlier cell; its log: {self.log}")
+            raise EngineError(f"{death} in an earlier cell; its log: {self.log}")
         return self._control
 
     def _start(self) -> Control:
-        from pytest_speedbench.engines.base import Authorized
-        from pytest_speedbench.engines.control import Control
-
         target = self.settings.target
         if target.url is None:
-            from pytest_speedbench.engines.launch.process import start
-
             line = self._progress(target.engine)
             try:
                 self._process = start(self._engine, target, self._logs, line.say)
@@ -212,61 +231,32 @@ class TargetRun:
         self.hardware = self._engine.hardware(control)
         return control
 
-    def _measure(self, cell: Cell, control: Control) -> MeasuredRound:
-        warmup = cell.batch_size if self.settings.warmup is None else self.settings.warmup
-        measured = self._round(
-            cell,
-            control,
-            self._prompts(cell, control),
-            f"{cell.id} round {self.rounds(cell) + 1}",
-            warmup=0 if cell in self._warm else warmup,
-        )
-        self._warm.add(cell)
-        return measured
+    def _key(self, cell: Cell, plan: Plan) -> tuple[object, ...]:
+        return cell.split, cell.category, plan.limit, plan.output_length
 
-    def measure_control(self, cell: Cell) -> None:
-        """Measure one round of random tokens beside the rounds that a cell has; nothing is judged by it."""
-        from pytest_speedbench.load.random_control import random_control
-
-        if not self._rounds.get(cell) or cell in self._errors:
-            return
-        try:
-            control = self._running(cell)
-            prompts = random_control(self._engine, self._prompts(cell, control))
-            measured = self._round(cell, control, prompts, f"{cell.id} random tokens", warmup=0)
-        except SpeedBenchError as error:
-            self._control_notes[cell] = f"random tokens were not measured: {error}"
-            return
-        if measured.problems:
-            self._control_notes[cell] = f"random tokens: {'; '.join(measured.problems)}"
-        elif measured.figures.acceptance_length and measured.figures.output_tps:
-            self._controls[cell] = {
-                "output_tps": measured.figures.output_tps,
-                "acceptance_length": measured.figures.acceptance_length,
-            }
-
-    def _prompts(self, cell: Cell, control: Control) -> Prepared:
+    def _prompts(self, cell: Cell, plan: Plan, control: Control) -> Prepared:
         """The prompts of a cell as they go out."""
-        from pytest_speedbench.load.conversation import prepare
-
-        key = (cell.split, cell.category)
+        key = self._key(cell, plan)
         if key not in self._prepared:
-            prompts = self._datasets[cell.split].of_category(cell.category)
+            sampling = self.settings.sampling
+            if plan.output_length is not None:
+                sampling = replace(sampling, output_length=plan.output_length)
             self._prepared[key] = prepare(
                 self._engine,
                 control,
-                prompts,
-                self.settings.sampling,
+                self._of_category(cell, plan),
+                sampling,
                 model=self.settings.target.model,
                 store=self._token_store(),
             )
-            self._notes[key] = self._prepared[key].note
         return self._prepared[key]
 
-    def _token_store(self) -> TokenStore | None:
-        """None for the sample, which is short. Prepared data may be long, and is nobody's to carry elsewhere."""
-        from pytest_speedbench.load.token_store import TokenStore
+    def _of_category(self, cell: Cell, plan: Plan) -> tuple[Prompt, ...]:
+        limit = self.settings.limit if plan.limit is None else plan.limit
+        return tuple(self._datasets[cell.split].of_category(cell.category))[:limit]
 
+    def _token_store(self) -> TokenStore | None:
+        """None for the sample, which is short. Prepared data may be long, and is not for others to carry away."""
         if self.settings.data is None:
             return None
         target = self.settings.target
@@ -276,12 +266,8 @@ class TargetRun:
     def _round(
         self, cell: Cell, control: Control, prepared: Prepared, label: str, *, warmup: int
     ) -> MeasuredRound:
-        from pytest_speedbench.load.other_processes import OtherProcesses
-        from pytest_speedbench.load.rounds import measure_rounds
-        from pytest_speedbench.metrics.one_round import measure_round
-
         settings = self.settings
-        with OtherProcesses() as neighbours:
+        with OtherProcesses() as others:
             (record,) = measure_rounds(
                 self._engine,
                 control,
@@ -295,27 +281,9 @@ class TargetRun:
                 progress=self._progress(label),
             )
         if self._process is not None:
-            record = replace(record, other_processes_busy=neighbours.share)
+            record = replace(record, other_processes_busy=others.share)
         return measure_round(settings.target.method, record, prepared.prompts)
 
     def _died(self) -> str | None:
         code = self._process.exit_code() if self._process is not None else None
-        if code is None:
-            return None
-        from pytest_speedbench.engines.launch.process import describe_exit
-
-        return f"{self.settings.target.engine} {describe_exit(code)}"
-
-    def pause(self) -> None:
-        """End the engine if it was launched here; the next round starts it anew.
-
-        Raises:
-            EngineError: a process of the engine's could not be ended.
-        """
-        self._warm.clear()
-        self._prepared.clear()
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self._process is not None:
-            self._process.stop()
+        return None if code is None else f"{self.settings.target.engine} {describe_exit(code)}"

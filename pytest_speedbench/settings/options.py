@@ -342,6 +342,13 @@ OPTIONS = (
         default="warn",
     ),
     Option(
+        "incomparable",
+        "what to do where throughput is stored for other hardware only: skip or fail (default: skip)",
+        "skip or fail",
+        _one_of("skip", "fail"),
+        default="skip",
+    ),
+    Option(
         "against",
         f"compare with this target of {TARGETS_FILE}, measured in this same run, not with a file",
         "letters, digits and . _ + -",

@@ -69,6 +69,8 @@ class Settings:
     save: bool
     inconclusive: str
     """`warn` or `fail`."""
+    incomparable: str
+    """`skip` or `fail`: what a test does whose throughput is stored for other hardware only."""
     tolerances: Mapping[str, float]
     """Allowed relative loss of each gated metric, and under `mean_<metric>` of its mean over categories."""
     alpha: float
@@ -272,6 +274,7 @@ def _read_target(
         baselines=_under(rootdir, read("baselines")),
         save=read("save"),
         inconclusive=read("inconclusive"),
+        incomparable=read("incomparable"),
         tolerances={**DEFAULT_TOLERANCES, **dict(read("tolerance") or ())},
         alpha=read("alpha"),
         degenerate=read("degenerate"),

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from pytest_speedbench.gate.check import Check, Verdict
 from pytest_speedbench.metrics.measurement import RoundFigures
 from pytest_speedbench.report.json_file import SCHEMA, document
-from pytest_speedbench.report.results import CellResult
+from pytest_speedbench.run.ledger import CellRun
 from tests.report.test_text import (
     BREAK_EVEN,
     CODING,
@@ -25,11 +25,12 @@ from tests.report.test_text import (
     measurement,
     run,
 )
+from tests.run.cell_runs import cell_run
 
 SCHEMA_CHECK = Draft202012Validator(json.loads(SCHEMA.read_text()))
 
 
-def written(*cells: CellResult, everything: bool = False) -> Any:
+def written(*cells: CellRun, everything: bool = False) -> Any:
     """A document as it is read back from the file, with a pattern and a break-even point if `everything` is asked for."""
     result = run(*cells)
     if everything:
@@ -41,8 +42,8 @@ def test_a_whole_run() -> None:
     rounds = (RoundFigures(2349.0, 98.0, 2.81, 0.03, None), RoundFigures(2350.0, None, None, None))
     noisy = replace(SLOWER, standard_error=0.03, detectable_loss=0.17)
     result = written(
-        CellResult(replace(measurement(CODING), rounds=rounds), (check(), noisy), DRAFTER, "what failed"),
-        CellResult(measurement(MEAN_CELL), (check(),), pattern=PATTERN),
+        cell_run(replace(measurement(CODING), rounds=rounds), (check(), noisy), DRAFTER, "what failed"),
+        cell_run(measurement(MEAN_CELL), (check(),), pattern=PATTERN),
         everything=True,
     )
     SCHEMA_CHECK.validate(result)
@@ -90,12 +91,12 @@ def test_a_whole_run() -> None:
 
 def test_a_run_that_found_nothing() -> None:
     SCHEMA_CHECK.validate(written())
-    SCHEMA_CHECK.validate(written(CellResult(measurement(problems=("1 request failed",)), ())))
+    SCHEMA_CHECK.validate(written(cell_run(measurement(problems=("1 request failed",)), ())))
 
 
 def test_a_check_that_compared_nothing() -> None:
     nothing = Check("output_tps", Verdict.NO_BASELINE, 0.05, 0.001)
-    result = written(CellResult(measurement(CODING), (nothing,)))
+    result = written(cell_run(measurement(CODING), (nothing,)))
     SCHEMA_CHECK.validate(result)
     assert result["cells"][0]["verdicts"]["output_tps"]["ratio"] is None
     assert result["blind_checks"] == []
@@ -112,7 +113,7 @@ def test_a_check_that_compared_nothing() -> None:
     ],
 )
 def test_the_schema_refuses_what_no_run_can_have_found(place: tuple[str | int, ...], value: object) -> None:
-    result = written(CellResult(measurement(CODING), (SLOWER,), DRAFTER), everything=True)
+    result = written(cell_run(measurement(CODING), (SLOWER,), DRAFTER), everything=True)
     node: Any = result
     for key in place[:-1]:
         node = node[key]

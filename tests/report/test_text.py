@@ -22,11 +22,14 @@ from pytest_speedbench.metrics.pareto import ParetoCurve, ParetoPoint
 from pytest_speedbench.report.cause_text import cause_lines
 from pytest_speedbench.report.failure import change, failure_text
 from pytest_speedbench.report.markdown import text
-from pytest_speedbench.report.results import CellResult, RunResult
 from pytest_speedbench.report.terminal import summary, table
 from pytest_speedbench.report.wording import number, percent, target_line
+from pytest_speedbench.run.ledger import CellRun
 from pytest_speedbench.run.outcome import outcome_of
+from pytest_speedbench.run.provenance import Provenance
+from pytest_speedbench.run.results import RunResult
 from pytest_speedbench.settings.target import Target
+from tests.run.cell_runs import cell_run
 
 WIDEST = Cell("throughput_32k", "high_entropy", 512)
 CODING = Cell("qualitative", "coding", 32)
@@ -131,15 +134,31 @@ SLOWER = check(
 )
 
 
-def run(*cells: CellResult, saving: bool = False, **changes: object) -> RunResult:
+def run(*cells: CellRun, saving: bool = False, **changes: object) -> RunResult:
     conditions = Conditions(
         "2026-11-23", "0.1.0", "vllm", "0.32.0", "eagle3", 3, 0.0, True, 0, 64, dataset="sample"
     )
-    result = RunResult(TARGET, None, conditions, Hardware("NVIDIA H100", 8), cells, (), (), saving, ())
+    result = RunResult(
+        target=TARGET,
+        against=None,
+        compared_with="baselines/t.yaml",
+        save_command=SAVE,
+        log=None,
+        conditions=conditions,
+        hardware=Hardware("NVIDIA H100", 8),
+        provenance=Provenance(None, False, None, None, {}),
+        cells=cells,
+        warnings=(),
+        saving=saving,
+        messages=(),
+        failures={},
+        not_made=(),
+        measuring_s=0.0,
+    )
     return replace(result, **changes)  # type: ignore[arg-type]
 
 
-def text_of(result: CellResult, *, log: str | None = None, save: str | None = None) -> list[str]:
+def text_of(result: CellRun, *, log: str | None = None, save: str | None = None) -> list[str]:
     text = failure_text(
         result, result.checks, TARGET, baseline="baselines/t.yaml", log=log, save_command=save
     )
@@ -167,7 +186,7 @@ def test_a_target_in_one_line() -> None:
 
 
 def test_a_failure_says_what_fell_how_sure_that_is_who_is_to_blame_and_what_to_do() -> None:
-    result = CellResult(measurement(CODING), (check(), SLOWER), DRAFTER)
+    result = cell_run(measurement(CODING), (check(), SLOWER), DRAFTER)
     assert text_of(result, log=".speedbench/logs/vllm-1.log", save=SAVE) == [
         "qualitative / coding / batch size 32: output_tps -6.7 %, drafter",
         "vllm, llama-3.3-70b, eagle3 k=3",
@@ -205,7 +224,7 @@ def test_slower_steps_are_told_without_the_positions_of_the_drafter() -> None:
         ),
         POSITIONS,
     )
-    assert text_of(CellResult(measurement(CODING), (SLOWER,), cause)) == [
+    assert text_of(cell_run(measurement(CODING), (SLOWER,), cause)) == [
         "qualitative / coding / batch size 32: output_tps -6.7 %, system",
         "vllm, llama-3.3-70b, eagle3 k=3",
         "  output_tps        2518 -> 2349   -6.7 %  [95 % CI -8.9 .. -4.4]",
@@ -231,7 +250,7 @@ def test_speedup_is_told_beside_plain_decoding() -> None:
         without_speculation=Part(1.07, 1.05, 1.09, None),
     )
     cause = Cause("system", "Plain decoding became 7.0 % faster.", "profile a decode step.", breakdown)
-    result = CellResult(measurement(CODING), (replace(SLOWER, metric="speedup"),), cause)
+    result = cell_run(measurement(CODING), (replace(SLOWER, metric="speedup"),), cause)
     assert text_of(result)[4:10] == [
         "  cause: system. Plain decoding became 7.0 % faster.",
         "    what changed speedup (-6.7 %), each with its 95 % CI:",
@@ -243,13 +262,13 @@ def test_speedup_is_told_beside_plain_decoding() -> None:
 
 
 def test_where_acceptance_alone_failed_the_parts_of_throughput_are_not_shown() -> None:
-    lines = text_of(CellResult(measurement(CODING), (check(),), DRAFTER))
+    lines = text_of(cell_run(measurement(CODING), (check(),), DRAFTER))
     assert not any("what changed" in line for line in lines)
 
 
 def test_a_mean_that_fell_says_what_its_categories_have_in_common() -> None:
     mean = check(ratio=0.96, ci_low=0.95, ci_high=0.97, baseline=2.5, value=2.4, tolerance=0.01, paired=0)
-    result = CellResult(measurement(MEAN_CELL), (mean,), None, pattern=PATTERN)
+    result = cell_run(measurement(MEAN_CELL), (mean,), None, pattern=PATTERN)
     assert text_of(result, save=SAVE) == [
         "qualitative / mean / batch size 32: acceptance_length -4.0 %",
         "vllm, llama-3.3-70b, eagle3 k=3",
@@ -264,7 +283,7 @@ def test_a_mean_that_fell_says_what_its_categories_have_in_common() -> None:
 
 def test_what_is_not_sure_says_what_could_have_been_seen_and_is_not_to_be_stored() -> None:
     unsure = replace(SLOWER, verdict=Verdict.INCONCLUSIVE, ratio=0.97, ci_low=0.9, ci_high=1.05)
-    assert text_of(CellResult(measurement(CODING), (unsure,)), save=SAVE) == [
+    assert text_of(cell_run(measurement(CODING), (unsure,)), save=SAVE) == [
         "qualitative / coding / batch size 32: output_tps -3.0 %",
         "vllm, llama-3.3-70b, eagle3 k=3",
         "  output_tps        2518 -> 2349   -3.0 %  [95 % CI -10.0 .. +5.0]",
@@ -279,7 +298,7 @@ def test_what_is_not_sure_says_what_could_have_been_seen_and_is_not_to_be_stored
 
 def test_beside_a_regression_what_is_inconclusive_asks_for_nothing() -> None:
     unsure = replace(SLOWER, metric="speedup", verdict=Verdict.INCONCLUSIVE, rounds=9)
-    lines = text_of(CellResult(measurement(CODING), (SLOWER, replace(SLOWER, metric="user_tps"), unsure)))
+    lines = text_of(cell_run(measurement(CODING), (SLOWER, replace(SLOWER, metric="user_tps"), unsure)))
     assert not any("to be surer" in line for line in lines)
     assert lines[-2:] == [
         "  3 rounds against 9 for output_tps and user_tps",
@@ -303,7 +322,7 @@ def test_a_better_result_says_that_the_baseline_is_stale_and_what_speaks_against
         value=3.3,
         reasons=("3 of 80 requests loop",),
     )
-    result = CellResult(measurement(CODING), (better,))
+    result = cell_run(measurement(CODING), (better,))
     assert text_of(result, save="pytest --speedbench-save")[2:5] == [
         "  acceptance_length 3.00 -> 3.30   +10.0 %  [95 % CI +8.0 .. +12.0]",
         "                    IMPROVEMENT (by more than 3 %): the baseline is stale; 3 of",
@@ -315,7 +334,7 @@ def test_a_better_result_says_that_the_baseline_is_stale_and_what_speaks_against
 
 def test_a_note_of_the_measurement_is_told() -> None:
     random = "random-token prompts gave 23 % more output TPS"
-    result = CellResult(replace(measurement(CODING), notes=(random,)), (SLOWER,))
+    result = cell_run(replace(measurement(CODING), notes=(random,)), (SLOWER,))
     assert f"  note: {random}" in text_of(result)
 
 
@@ -333,7 +352,7 @@ def test_every_line_of_a_failure_fits(
     one = check(
         verdict, metric, value=baseline * ratio, baseline=baseline, ratio=ratio, reasons=tuple(reasons)
     )
-    result = CellResult(measurement(), (one,), DRAFTER)
+    result = cell_run(measurement(), (one,), DRAFTER)
     text = failure_text(result, (one,), TARGET, baseline="b.yaml", log=None, save_command=SAVE)
     words = max((len(word) for word in " ".join(reasons).split()), default=0)
     assert all(len(line) <= max(79, words + 22) for line in text.splitlines())
@@ -363,7 +382,7 @@ def test_every_line_of_a_cause_fits(metric: str, parts: list[Part]) -> None:
 
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_every_line_of_the_table_fits(verdict: Verdict) -> None:
-    cell = CellResult(
+    cell = cell_run(
         measurement(acceptance_length=2.81, output_tps=98_765.4, user_tps=123.4, speedup=1.25),
         (check(verdict, ratio=0.839),),
     )
@@ -371,7 +390,7 @@ def test_every_line_of_the_table_fits(verdict: Verdict) -> None:
 
 
 def test_the_table_shows_the_worst_verdict_and_the_greatest_loss_that_has_it() -> None:
-    result = CellResult(
+    result = cell_run(
         measurement(output_tps=900.0, acceptance_length=2.0),
         (
             check(Verdict.INCONCLUSIVE, "speedup", ratio=0.7),
@@ -394,8 +413,8 @@ class TestSummary:
 
     def test_it_tells_what_the_run_could_have_seen(self) -> None:
         cells = [
-            CellResult(measurement(CODING), (check(Verdict.PASS, detectable_loss=0.034), SLOWER)),
-            CellResult(
+            cell_run(measurement(CODING), (check(Verdict.PASS, detectable_loss=0.034), SLOWER)),
+            cell_run(
                 measurement(MEAN_CELL),
                 (check(Verdict.PASS, detectable_loss=0.012), replace(SLOWER, detectable_loss=0.0221)),
             ),
@@ -415,8 +434,8 @@ class TestSummary:
         worse = replace(blind, metric="user_tps", detectable_loss=0.2)
         unknown = replace(SLOWER, standard_error=None, degrees_of_freedom=None, detectable_loss=None)
         result = run(
-            CellResult(measurement(CODING), (check(Verdict.PASS), blind, worse)),
-            CellResult(measurement(WIDEST), (unknown,)),
+            cell_run(measurement(CODING), (check(Verdict.PASS), blind, worse)),
+            cell_run(measurement(WIDEST), (unknown,)),
         )
         assert self.below_the_table(result)[2:] == [
             "2 of 4 checks could not have seen a loss of their own tolerance: the worst is",
@@ -427,8 +446,8 @@ class TestSummary:
         ]
 
     def test_a_run_that_judged_nothing_saw_nothing(self) -> None:
-        assert self.below_the_table(run(CellResult(measurement(CODING), ()))) == []
-        judged = CellResult(measurement(CODING), (SLOWER,))
+        assert self.below_the_table(run(cell_run(measurement(CODING), ()))) == []
+        judged = cell_run(measurement(CODING), (SLOWER,))
         assert self.below_the_table(run(judged, saving=True)) == []
 
     def test_it_tells_the_pattern_unless_the_failure_of_the_mean_does(self) -> None:
@@ -437,9 +456,9 @@ class TestSummary:
             "  rag -9.5 %. Ask what these prompts have in common.",
         ]
         assert self.below_the_table(run(patterns=(PATTERN,))) == told
-        passed = CellResult(measurement(MEAN_CELL), (), pattern=PATTERN)
+        passed = cell_run(measurement(MEAN_CELL), (), pattern=PATTERN)
         assert self.below_the_table(run(passed, patterns=(PATTERN,))) == told
-        failed = replace(passed, failure="...")
+        failed = cell_run(measurement(MEAN_CELL), (), failure="...", pattern=PATTERN)
         assert self.below_the_table(run(failed, patterns=(PATTERN,))) == []
 
     def test_it_tells_up_to_which_batch_size_speculation_pays(self) -> None:
@@ -456,7 +475,7 @@ class TestSummary:
         ]
 
     def test_the_page_tells_it_too(self) -> None:
-        cell = CellResult(measurement(CODING), (SLOWER,))
+        cell = cell_run(measurement(CODING), (SLOWER,))
         page = text(run(cell, patterns=(PATTERN,), break_evens=(BREAK_EVEN,)))
         assert f"\n- qualitative, batch size 32: {PATTERN.sentence}\n" in page
         assert f"\n- {BREAK_EVEN.text}\n" in page
@@ -464,14 +483,14 @@ class TestSummary:
 
 
 def test_an_invalid_cell_is_red_even_if_nobody_judged_it() -> None:
-    (_, _), (line, color) = table([CellResult(measurement(problems=("1 request failed",)), ())])
+    (_, _), (line, color) = table([cell_run(measurement(problems=("1 request failed",)), ())])
     assert line.endswith("invalid")
     assert color == "red"
 
 
 def test_a_mean_is_a_line_like_others_with_its_own_verdict() -> None:
-    mean = CellResult(measurement(MEAN_CELL, acceptance_length=2.5), (check(ratio=0.98),))
-    *_, (line, color) = table([CellResult(measurement(CODING, acceptance_length=2.5), ()), mean])
+    mean = cell_run(measurement(MEAN_CELL, acceptance_length=2.5), (check(ratio=0.98, value=2.5),))
+    *_, (line, color) = table([cell_run(measurement(CODING, acceptance_length=2.5), ()), mean])
     assert line.split() == ["qualitative-mean-bs32", "2.50", "regression", "-2.0", "%"]
     assert color == "red"
 
@@ -495,7 +514,7 @@ def test_a_mean_is_a_line_like_others_with_its_own_verdict() -> None:
 def test_what_a_test_does_about_a_verdict(
     verdict: Verdict, inconclusive: str, saving: bool, what: str
 ) -> None:
-    outcome = outcome_of([check(verdict)], inconclusive=inconclusive, saving=saving)
+    outcome = outcome_of([check(verdict)], inconclusive=inconclusive, incomparable="skip", saving=saving)
     assert [name for name in ("failing", "skipping", "notable") if getattr(outcome, name)] == [what] * bool(
         what
     )
@@ -503,7 +522,10 @@ def test_what_a_test_does_about_a_verdict(
 
 def test_other_hardware_skips() -> None:
     outcome = outcome_of(
-        [check(Verdict.INCOMPARABLE, across_machines=True)], inconclusive="fail", saving=False
+        [check(Verdict.INCOMPARABLE, across_machines=True)],
+        inconclusive="fail",
+        incomparable="skip",
+        saving=False,
     )
     assert outcome.skipping and not outcome.failing
 
