@@ -132,7 +132,7 @@ class TargetRun:
             raise EngineError(error)
         known = self._combined.get(cell)
         if known is None or len(known.rounds) < len(rounds):
-            known = combine(cell, self.settings.target.method, rounds)
+            known = combine(cell, self._engine.method, rounds)
             note = self._notes[cell.split, cell.category]
             known = self._combined[cell] = replace(known, notes=(*known.notes, note)) if note else known
         if cell in self._controls:
@@ -186,7 +186,6 @@ class TargetRun:
         return self._control
 
     def _start(self) -> Control:
-        from pytest_speedbench.engines.base import Authorized
         from pytest_speedbench.engines.control import Control
 
         target = self.settings.target
@@ -201,9 +200,7 @@ class TargetRun:
             url = self._process.url
         else:
             url = target.url
-        control = Control(
-            url, headers=self._engine.authorization() if isinstance(self._engine, Authorized) else None
-        )
+        control = Control(url, headers=self._engine.authorization())
         if target.url is not None and not control.answers(self._engine.ready_path):
             raise EngineError(
                 f"--speedbench-url={url}: GET {self._engine.ready_path} is not answered with 200; is the server running?"
@@ -296,7 +293,7 @@ class TargetRun:
             )
         if self._process is not None:
             record = replace(record, other_processes_busy=neighbours.share)
-        return measure_round(settings.target.method, record, prepared.prompts)
+        return measure_round(self._engine.method, record, prepared.prompts)
 
     def _died(self) -> str | None:
         code = self._process.exit_code() if self._process is not None else None

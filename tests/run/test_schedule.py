@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+from pytest_speedbench import engines
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.metrics.measurement import Measurement, RoundFigures
 from pytest_speedbench.run.schedule import Schedule
@@ -53,7 +54,7 @@ def settings(**options: str) -> Settings:
         given = {"engine": "reference", **options}
         return (given[option.field], option.option, Path("/")) if option.field in given else None
 
-    found = read(Path("/"), command_line, lambda option: None)
+    found = read(Path("/"), command_line, lambda option: None, engines.offer)
     assert found is not None
     return found
 
