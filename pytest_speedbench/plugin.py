@@ -61,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SESSION] = None
     if not any(_command_line(config, option) or _ini(config, option) for option in OPTIONS):
         return
+    from pytest_speedbench import engines
     from pytest_speedbench.errors import SpeedBenchError
     from pytest_speedbench.settings.read import read
 
@@ -71,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return _ini(config, option)
 
     try:
-        settings = read(config.rootpath, command_line, ini)
+        settings = read(config.rootpath, command_line, ini, engines.offer)
         if settings is None or hasattr(config, "workerinput"):
             return
         if getattr(config.option, "numprocesses", None) or getattr(config.option, "tx", None):

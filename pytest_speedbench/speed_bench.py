@@ -1,4 +1,4 @@
-"""The words that have one meaning everywhere: splits, categories, methods, gated metrics.
+"""The words that have one meaning everywhere: splits, categories, gated metrics.
 
 Constants only: every pytest run imports them.
 """
@@ -33,9 +33,6 @@ SPLITS = (QUALITATIVE, *INPUT_LENGTHS)
 MAX_BATCH_SIZE = 512
 DEFAULT_BATCH_SIZES = (1, 32)
 """For tests that name none, in runs that name none."""
-
-METHODS = ("none", "ngram", "suffix", "draft_model", "eagle", "eagle3", "mtp", "dflash")
-"""How tokens are drafted."""
 
 ACCEPTANCE = ("acceptance_length",)
 """Gated metrics that are a property of models and prompts, and compare across machines."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pytest_speedbench import engines
 from pytest_speedbench.engines import names
 from pytest_speedbench.settings.options import OPTIONS, Option
 from pytest_speedbench.settings.read import read
@@ -73,7 +74,7 @@ def test_targets_of_the_engine_repository_can_be_read(name: str) -> None:
     def command_line(option: Option) -> tuple[Any, str, Path] | None:
         return (name, option.option, ENGINE_REPOSITORY) if option.name == "target" else None
 
-    found = read(ENGINE_REPOSITORY, command_line, lambda option: None)
+    found = read(ENGINE_REPOSITORY, command_line, lambda option: None, engines.offer)
     assert found is not None
     assert found.target.name == name
     assert found.target.engine in names()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pytest_speedbench.errors import SettingsError
 
@@ -10,14 +10,10 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from pytest_speedbench.engines.base import Engine
+    from pytest_speedbench.settings.methods import Offer
 
 GROUP = "pytest_speedbench.engines"
 """Entry-point group in which a distribution offers an `Engine` class under the name users select."""
-
-
-def available() -> dict[str, EntryPoint]:
-    """The engines that installed distributions offer, by name in alphabetical order; none is imported."""
-    return {name: offers[0] for name, offers in _offers().items()}
 
 
 def names() -> tuple[str, ...]:
@@ -32,25 +28,43 @@ def load(name: str) -> type[Engine]:
         name: as in `--speedbench-engine`.
 
     Raises:
-        SettingsError: nobody offers the name, or two distributions do, or what is offered cannot be imported.
+        SettingsError: no distribution offers the name, or two do, or what is offered cannot be imported or is not an engine.
     """
     where = f"--speedbench-engine={name}"
     offers = _offers()
     if name not in offers:
         raise SettingsError(f"{where}: no such engine; {_what_there_is(name, tuple(offers))}")
     if len(offers[name]) > 1:
-        both = " and ".join(f"{_distribution(offer)} ({offer.value})" for offer in offers[name])
+        both = " and ".join(f"{_distribution(each)} ({each.value})" for each in offers[name])
         raise SettingsError(f"{where}: offered by {both}; uninstall all but one")
-    offer = offers[name][0]
+    entry = offers[name][0]
     try:
-        engine: Any = offer.load()
+        engine: Any = entry.load()
     except Exception as error:  # whatever a foreign module raises on import
         raise SettingsError(
-            f"{where}: {offer.value} of {_distribution(offer)} cannot be imported: {type(error).__name__}: {error}"
+            f"{where}: {entry.value} of {_distribution(entry)} cannot be imported: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(engine, type):
-        raise SettingsError(f"{where}: {offer.value} of {_distribution(offer)} is no class")
-    return cast("type[Engine]", engine)
+    from pytest_speedbench.engines.base import Engine
+
+    if not (isinstance(engine, type) and issubclass(engine, Engine)):
+        raise SettingsError(
+            f"{where}: {entry.value} of {_distribution(entry)} is not a subclass of pytest_speedbench.engines.base.Engine"
+        )
+    if missing := sorted(getattr(engine, "__abstractmethods__", ())):
+        raise SettingsError(
+            f"{where}: {entry.value} of {_distribution(entry)} does not define {', '.join(missing)}"
+        )
+    if getattr(engine, "name", None) != name:
+        raise SettingsError(
+            f"{where}: {entry.value} of {_distribution(entry)} calls itself {getattr(engine, 'name', None)!r}; "
+            f'its class attribute `name` has to be "{name}"'
+        )
+    return engine
+
+
+def offer(name: str) -> Offer:
+    """What the engine of a name brings to the settings of a target; raises as `load`."""
+    return load(name).offer()
 
 
 def _offers() -> dict[str, list[EntryPoint]]:

@@ -6,9 +6,14 @@ turns them into an acceptance length.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pytest_speedbench.engines.guard import Returns, guard
+from pytest_speedbench.settings.methods import Method, Offer
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
@@ -117,17 +122,69 @@ class Reply:
     """Per-request counters, or None where the response had none."""
 
 
-class Engine(Protocol):
-    """An inference server of one kind, set up for one target. Built from the target alone; does no I/O then."""
+_RETURNS: Returns = {
+    "__init__": (),
+    "ready_path": (str,),
+    "counts_per_request": (bool,),
+    "server_counts_more": (bool,),
+    "check": (),
+    "launch": (Launch,),
+    "call": (HttpCall,),
+    "read": (Reply,),
+    "version": (str,),
+    "hardware": (Hardware,),
+    "tokenize": (tuple, type(None)),
+    "reset": (),
+    "server_counters": (Counters, type(None)),
+    "requests_at_once": (int,),
+    "authorization": (Mapping,),
+}
+"""What others implement, and what it returns."""
 
-    name: str
+
+class Engine(ABC):
+    """An inference server of one kind, set up for one target; the base of every engine.
+
+    What has a default here says that an engine does not have the thing.
+
+    Args:
+        target: what to serve. No I/O is done with it until `check`.
+    """
+
+    name: ClassVar[str]
     """As in `--speedbench-engine`."""
-    methods: frozenset[str]
-    """Methods this engine can be launched with."""
-    ready_path: str
-    """Answers 200 once the server can generate, such as `/health`."""
+    methods: ClassVar[Collection[Method | str]] = ("none",)
+    """Methods this engine has: by name those of `settings.methods.METHODS`, and `Method`s of its own."""
+    default_method: ClassVar[str] = "none"
+    """Where a target names none."""
+    messages_only: ClassVar[bool] = False
+    """Whether prompts go out as chat messages, whatever tokenizer there is."""
 
-    def __init__(self, target: Target) -> None: ...
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        guard(cls, _RETURNS)
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    @classmethod
+    def offer(cls) -> Offer:
+        """What this engine brings to the settings of a target."""
+        return Offer.of(cls.name, cls.methods, cls.default_method)
+
+    @property
+    def method(self) -> Method:
+        """The target's method.
+
+        Raises:
+            SettingsError: this engine does not have it.
+        """
+        return self.offer().method(self.target.method)
+
+    @property
+    def ready_path(self) -> str:
+        """Answers 200 once the server can generate."""
+        return "/health"
 
     @property
     def counts_per_request(self) -> bool:
@@ -135,6 +192,12 @@ class Engine(Protocol):
 
         Asked after `version` and `reset`, in which an engine may find out from a server that already runs.
         """
+        return False
+
+    @property
+    def server_counts_more(self) -> bool:
+        """Whether the server counts decode steps that responses leave open: it is then read around rounds as well."""
+        return False
 
     def check(self) -> None:
         """Refuse a target that cannot be launched (no model, missing path, interpreter without the engine).
@@ -142,13 +205,17 @@ class Engine(Protocol):
         Raises:
             SettingsError: one line naming the option, its value and what is allowed.
         """
+        _ = self.method
 
+    @abstractmethod
     def launch(self, port: int) -> Launch:
         """The command that serves the target on 127.0.0.1:`port`."""
 
+    @abstractmethod
     def call(self, generation: Generation) -> HttpCall:
         """Encode one streaming generation."""
 
+    @abstractmethod
     def read(self, events: Sequence[bytes]) -> Reply:
         """Decode the `data:` payloads of one response stream, `[DONE]` left out.
 
@@ -156,56 +223,29 @@ class Engine(Protocol):
             EngineError: the stream carries an error or is not what the engine documents.
         """
 
-    def tokenize(self, control: Control, messages: Sequence[Message]) -> tuple[int, ...] | None:
-        """Token ids of a chat, template and generation prompt applied once; None where the engine cannot."""
-
-    def reset(self, control: Control) -> None:
-        """Forget what earlier prompts left behind (prefix cache, n-gram pools). Called before each round."""
-
-    def server_counters(self, control: Control) -> Counters | None:
-        """Counters since the server's start, or None where there are none."""
-
+    @abstractmethod
     def version(self, control: Control) -> str:
-        """Version of the engine that is running."""
+        """Version of the engine that is running. The first call to a server, whether launched or attached to."""
 
+    @abstractmethod
     def hardware(self, control: Control) -> Hardware:
         """What the engine computes on."""
 
+    def tokenize(self, control: Control, messages: Sequence[Message]) -> tuple[int, ...] | None:
+        """Token ids of a chat, template and generation prompt applied once; None where the engine cannot."""
+        return None
 
-@runtime_checkable
-class Bounded(Protocol):
-    """An engine that may add this method: its server says how many requests it computes at once."""
+    def reset(self, control: Control) -> None:  # noqa: B027 - not abstract: nothing to forget is the rule
+        """Forget what earlier prompts left behind (prefix cache, n-gram pools). Called before each round."""
+
+    def server_counters(self, control: Control) -> Counters | None:
+        """Counters since the server's start, or None where it has none."""
+        return None
 
     def requests_at_once(self, control: Control) -> int:
-        """Requests computed at once; what exceeds them waits, so that no larger batch size can be measured."""
-
-
-@runtime_checkable
-class CountsStepsPerServer(Protocol):
-    """An engine that may add this method: its responses leave open how many steps had no draft, and its server tells."""
-
-    def tells_all_steps(self) -> bool:
-        """Whether that is so of this target: `server_counters` are then read around each round as well."""
-
-
-@runtime_checkable
-class Stamping(Protocol):
-    """An engine that may add this method: its server writes into events when it sent them."""
-
-    def sent_at(self, events: Sequence[bytes]) -> Sequence[float | None]:
-        """Unix time in seconds at which each event was sent, by the server's clock; None where it does not tell."""
-
-
-@runtime_checkable
-class Authorized(Protocol):
-    """An engine that may add this method: its server wants a key."""
+        """Requests computed concurrently; what exceeds them waits, so that no larger batch size can be measured."""
+        return sys.maxsize
 
     def authorization(self) -> Mapping[str, str]:
         """Headers for every control call. What they hold is kept out of errors; generations carry their own."""
-
-
-@runtime_checkable
-class SpeaksMessages(Protocol):
-    """An engine that may add this attribute: prompts go out as chat messages, whatever tokenizer there is."""
-
-    messages_only: bool
+        return {}

@@ -34,14 +34,22 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_speedbench.engines.base import Counters, Generation, Hardware, HttpCall, Launch, Message, Reply
+from pytest_speedbench.engines.base import (
+    Counters,
+    Engine,
+    Generation,
+    Hardware,
+    HttpCall,
+    Launch,
+    Message,
+    Reply,
+)
 from pytest_speedbench.engines.launch import arguments, hardware
 from pytest_speedbench.engines.openai_wire import decode_events, prometheus_counters
 from pytest_speedbench.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
-    from pytest_speedbench.settings.target import Target
 
 _PROGRAM = "llama-server"
 _TYPES = {
@@ -53,7 +61,6 @@ _TYPES = {
     "dflash": "draft-dflash",
 }
 """`--spec-type` of each method. Its other n-gram types learn from earlier requests."""
-_NEEDS_DRAFT_MODEL = frozenset({"draft_model", "eagle3", "dflash"})
 _SLOTS = 32
 """Requests computed at once, where no launch argument says otherwise: the largest batch size of the default grid."""
 
@@ -103,20 +110,14 @@ _FINISH = {"limit": "length", "eos": "stop", "word": "stop"}
 _DEVICE = re.compile(r"^\s+(?P<id>\w+): (?P<name>.+?) \(\d+ MiB, \d+ MiB free\)$", re.MULTILINE)
 
 
-class LlamaCppEngine:
+class LlamaCppEngine(Engine):
     """A llama.cpp server for one target: launched, or attached to where the target has a URL.
 
     `--speedbench-engine-python` names the `llama-server` program, for want of an interpreter.
     """
 
     name = "llamacpp"
-    methods = frozenset(_TYPES)
-    ready_path = "/health"
-    counts_per_request = False
-    """Responses tell steps; which of them had a draft, the server tells."""
-
-    def __init__(self, target: Target) -> None:
-        self._target = target
+    methods = tuple(_TYPES)
 
     def check(self) -> None:
         """Refuse a target that cannot be launched.
@@ -124,18 +125,15 @@ class LlamaCppEngine:
         Raises:
             SettingsError: one line naming the option, its value and what is allowed.
         """
-        target = self._target
-        arguments.refuse_method(target, "llama.cpp", self.methods)
+        target = self.target
+        method = self.method
         if target.url is not None:
             return
         if target.model is None:
             raise SettingsError("--speedbench-engine=llamacpp needs --speedbench-model: a .gguf file")
         _refuse_missing("--speedbench-model", target.model)
-        if target.method != "none" and target.draft_length < 1:
-            raise SettingsError(
-                f"--speedbench-draft-length={target.draft_length}: allowed is a whole number from 1"
-            )
-        if target.draft_model is None and target.method in _NEEDS_DRAFT_MODEL:
+        arguments.refuse_draft_length(target, method)
+        if target.draft_model is None and method.draft_model == "needed":
             raise SettingsError(
                 f"--speedbench-method={target.method} needs --speedbench-draft-model: a .gguf file"
             )
@@ -149,7 +147,7 @@ class LlamaCppEngine:
 
     def launch(self, port: int) -> Launch:
         """The command that serves the target on 127.0.0.1:`port`."""
-        target = self._target
+        target = self.target
         command = [self._program, "-m", os.path.expanduser(str(target.model))]
         command += ["--host", "127.0.0.1", "--port", str(port)]
         command += ["--no-cache-prompt", "--cache-ram", "0", "--metrics", "--offline"]
@@ -230,14 +228,14 @@ class LlamaCppEngine:
 
     def server_counters(self, control: Control) -> Counters | None:
         """Counters since the server's start; None where it does not draft or was started without `--metrics`."""
-        if self._target.method == "none":
+        if self.target.method == "none":
             return None
         told = prometheus_counters(control, prefix="llamacpp:")
         if told is None:
             return None
         # Positions come into being with the first draft, and are printed in full.
         return replace(
-            told, accepted_tokens=sum(told.accepted_per_position), draft_length=self._target.draft_length
+            told, accepted_tokens=sum(told.accepted_per_position), draft_length=self.target.draft_length
         )
 
     def requests_at_once(self, control: Control) -> int:
@@ -250,11 +248,11 @@ class LlamaCppEngine:
 
     def hardware(self, control: Control) -> Hardware:
         """What llama.cpp computes on, as it lists its devices itself; of an attached server, its machine's."""
-        if self._target.url is not None:
-            return hardware.attached(self._target.url)
+        if self.target.url is not None:
+            return hardware.attached(self.target.url)
         answer = _output(self._program, "--list-devices")
         names = {device["id"]: device["name"] for device in _DEVICE.finditer(answer)}
-        for flag, chosen in arguments.flags(self._target.engine_args):
+        for flag, chosen in arguments.flags(self.target.engine_args):
             if flag in ("-dev", "--device"):
                 names = {name: names[name] for name in chosen.split(",") if name in names}
             elif flag in ("-ngl", "--gpu-layers", "--n-gpu-layers") and chosen == "0":
@@ -263,7 +261,7 @@ class LlamaCppEngine:
 
     def _counters(self, last: Mapping[str, Any]) -> Counters | None:
         if (
-            self._target.method == "none"
+            self.target.method == "none"
             or not {"tokens_cached", "tokens_evaluated", "timings"} <= last.keys()
         ):
             return None
@@ -274,13 +272,13 @@ class LlamaCppEngine:
             drafted_tokens=int(last["timings"].get("draft_n", 0)),
             accepted_tokens=accepted,
             accepted_per_position=(),
-            draft_length=self._target.draft_length,
+            draft_length=self.target.draft_length,
             decode_steps=last["tokens_cached"] - last["tokens_evaluated"] - accepted,
         )
 
     @cached_property
     def _program(self) -> str:
-        chosen = self._target.engine_python
+        chosen = self.target.engine_python
         program = chosen or shutil.which(_PROGRAM)
         if program is None:
             raise SettingsError(

@@ -22,18 +22,18 @@ from urllib.parse import urlsplit
 from pytest_speedbench.engines.base import (
     ESTIMATED,
     Counters,
+    Engine,
     Generation,
     Hardware,
     HttpCall,
     Launch,
-    Message,
     Reply,
 )
 from pytest_speedbench.engines.control import without_key
 from pytest_speedbench.engines.launch import hardware
 from pytest_speedbench.engines.openai_wire import decode_events, read_chunks
 from pytest_speedbench.errors import EngineError, SettingsError
-from pytest_speedbench.settings.target import UNKNOWN
+from pytest_speedbench.settings.methods import UNKNOWN
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
@@ -44,16 +44,17 @@ _USUAL_KEY = "OPENAI_API_KEY"
 _HERE = ("127.0.0.1", "localhost", "::1")
 
 
-class OpenAiEndpoint:
+class OpenAiEndpoint(Engine):
     """A running endpoint. Its base URL may end in `/v1` or not."""
 
     name = "openai"
-    methods = frozenset({UNKNOWN})
+    methods = (UNKNOWN,)
+    default_method = UNKNOWN.name
     counts_per_request = True
     messages_only = True
 
     def __init__(self, target: Target) -> None:
-        self._target = target
+        super().__init__(target)
         self._model = target.model
         self._tells_growth = False
 
@@ -68,21 +69,14 @@ class OpenAiEndpoint:
         Raises:
             SettingsError: one line naming the option, its value and what is allowed.
         """
-        target = self._target
+        target = self.target
         if target.url is None:
             raise SettingsError(
                 "--speedbench-engine=openai needs --speedbench-url: it measures a server that already runs"
             )
         if "@" in urlsplit(target.url).netloc:
             raise SettingsError(f"--speedbench-url: holds a user name; give a key in ${_OWN_KEY} instead")
-        if target.method not in self.methods:
-            raise SettingsError(
-                f"--speedbench-method={target.method}: engine openai cannot know how an endpoint drafts; leave it out"
-            )
-        if target.draft_model is not None:
-            raise SettingsError(
-                f"--speedbench-draft-model={target.draft_model}: engine openai launches nothing; leave it out"
-            )
+        _ = self.method
 
     def launch(self, port: int) -> Launch:
         """Nothing: `check` refuses a target without a URL.
@@ -95,7 +89,7 @@ class OpenAiEndpoint:
     def authorization(self) -> Mapping[str, str]:
         """The key as a header; none where there is no key, or none for this URL."""
         key = os.environ.get(_OWN_KEY)
-        address = urlsplit(self._target.url or "")
+        address = urlsplit(self.target.url or "")
         if not key and (address.scheme == "https" or address.hostname in _HERE):
             key = os.environ.get(_USUAL_KEY)
         return {"Authorization": f"Bearer {key.strip()}"} if key else {}
@@ -140,17 +134,6 @@ class OpenAiEndpoint:
         # What a server may tell beyond the API is for its own engine module, which knows what it means.
         return replace(reply, counters=_estimated(chunks, reply))
 
-    def tokenize(self, control: Control, messages: Sequence[Message]) -> tuple[int, ...] | None:
-        """None: the endpoint applies its own template."""
-        return None
-
-    def reset(self, control: Control) -> None:
-        """Nothing: the API has no way to ask for it, so that an endpoint's prefix cache is measured too."""
-
-    def server_counters(self, control: Control) -> Counters | None:
-        """None: the API has none."""
-        return None
-
     def version(self, control: Control) -> str:
         """Not told by the API. Learns the model and what the endpoint understands, for this is asked first.
 
@@ -178,14 +161,14 @@ class OpenAiEndpoint:
 
     def hardware(self, control: Control) -> Hardware:
         """This machine's, or the address of another one."""
-        return hardware.attached(self._target.url or "")
+        return hardware.attached(self.target.url or "")
 
     def _served_model(self, control: Control) -> str:
         listing = control.get_json(self.ready_path)
         entries = listing.get("data") if isinstance(listing, dict) else None
         ids = [str(entry.get("id")) for entry in entries or () if isinstance(entry, dict)]
-        if self._target.model is not None:
-            return self._target.model  # gateways serve more than they list
+        if self.target.model is not None:
+            return self.target.model  # gateways serve more than they list
         if len(ids) != 1:
             raise EngineError(
                 f"--speedbench-engine=openai needs --speedbench-model: {control.url} serves "
@@ -194,7 +177,7 @@ class OpenAiEndpoint:
         return ids[0]
 
     def _path(self, what: str) -> str:
-        has_version = urlsplit(self._target.url or "").path.endswith("/v1")
+        has_version = urlsplit(self.target.url or "").path.endswith("/v1")
         return f"/{what}" if has_version else f"/v1/{what}"
 
 

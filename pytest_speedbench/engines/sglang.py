@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pytest_speedbench.engines import openai_wire, sglang_wire
-from pytest_speedbench.engines.base import Generation, Hardware, HttpCall, Launch, Message, Reply
+from pytest_speedbench.engines.base import Engine, Generation, Hardware, HttpCall, Launch, Message, Reply
 from pytest_speedbench.engines.launch import arguments, hardware
 from pytest_speedbench.errors import EngineError, SettingsError
 
@@ -34,8 +34,6 @@ _ALGORITHM = {
 }
 _ALSO_KNOWN_AS = {"NEXTN": ("EAGLE", "FROZEN_KV_MTP"), "EAGLE": ("NEXTN", "FROZEN_KV_MTP")}
 """What a server says that was launched with an algorithm: some are names for the same thing."""
-_NEEDS_DRAFT_MODEL = frozenset({"draft_model", "eagle", "eagle3", "dflash"})
-_TAKES_DRAFT_MODEL = _NEEDS_DRAFT_MODEL | {"mtp"}
 _ONE_PASS = frozenset({"ngram", "dflash"})
 """Methods that draft all tokens at once; the others draft one a step, and may draft a tree."""
 
@@ -91,16 +89,15 @@ print(json.dumps(told))
 read from its source, for a development version's number does not tell."""
 
 
-class SglangEngine:
+class SglangEngine(Engine):
     """An SGLang server for one target: launched, or attached to where the target has a URL."""
 
     name = "sglang"
-    methods = frozenset({"none", *_ALGORITHM})
-    ready_path = "/health"
+    methods = ("none", *_ALGORITHM)
     counts_per_request = True
 
     def __init__(self, target: Target) -> None:
-        self._target = target
+        super().__init__(target)
         self._told: Mapping[str, Any] | None = None
 
     def check(self) -> None:
@@ -109,13 +106,11 @@ class SglangEngine:
         Raises:
             SettingsError: one line naming the option, its value and what is allowed.
         """
-        target = self._target
-        arguments.refuse_method(target, "SGLang", self.methods)
+        target = self.target
+        method = self.method
         if target.url is not None:
             return
-        arguments.refuse_models(
-            target, needs_draft_model=_NEEDS_DRAFT_MODEL, takes_draft_model=_TAKES_DRAFT_MODEL
-        )
+        arguments.refuse_models(target, method)
         arguments.refuse_owned(self._flags(), _OWNED)
         for flag, value in self._flags():
             if flag in _LOSSY and not _is_number(value, 1.0):
@@ -150,11 +145,11 @@ class SglangEngine:
     @property
     def _drafts_tree(self) -> bool:
         topk = dict(self._flags()).get(_TOPK, "1")
-        return self._target.method not in _ONE_PASS and not _is_number(topk, 1.0)
+        return self.target.method not in _ONE_PASS and not _is_number(topk, 1.0)
 
     def launch(self, port: int) -> Launch:
         """The command that serves the target on 127.0.0.1:`port`."""
-        target, installed = self._target, self._installed
+        target, installed = self.target, self._installed
         command = [arguments.interpreter(target.engine_python, "sglang")]
         if installed["module"]:
             command += ["-m", "sglang.launch_server"]
@@ -171,7 +166,7 @@ class SglangEngine:
         return Launch((*command, *target.engine_args), {"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0"})
 
     def _speculation(self) -> list[str]:
-        target = self._target
+        target = self.target
         if target.method == "none":
             return []
         arguments = ["--speculative-algorithm", _ALGORITHM[target.method]]
@@ -221,7 +216,7 @@ class SglangEngine:
             EngineError: the stream carries an error, was aborted, or ends before its generation did.
         """
         chunks = openai_wire.decode_events(events)
-        draft_length = self._target.draft_length
+        draft_length = self.target.draft_length
         if any("choices" in chunk for chunk in chunks):
             return sglang_wire.read_chat(chunks, draft_length)
         return sglang_wire.read_generate(chunks, draft_length)
@@ -255,9 +250,6 @@ class SglangEngine:
                 )
             time.sleep(0.1)
 
-    def server_counters(self, control: Control) -> None:
-        """None: every response has counters, and the server's own are of its last steps only."""
-
     def requests_at_once(self, control: Control) -> int:
         """Requests computed at once: with speculation 48, unless `--max-running-requests` says otherwise."""
         told = self._meet(control)
@@ -274,7 +266,7 @@ class SglangEngine:
 
     def hardware(self, control: Control) -> Hardware:
         """What SGLang computes on; of a server on another machine only its address is known."""
-        target = self._target
+        target = self.target
         if target.url is not None:
             return hardware.attached(target.url)
         given = dict(self._flags())
@@ -287,16 +279,16 @@ class SglangEngine:
         return hardware.launched(names, arguments.parallel_size(self._flags(), dimensions))
 
     def _flags(self) -> Iterator[tuple[str, str]]:
-        return arguments.flags(self._target.engine_args)
+        return arguments.flags(self.target.engine_args)
 
     @property
     def _model(self) -> str:
         """The name in requests; SGLang serves one model and takes any."""
-        return str((self._told or {}).get("served_model_name") or self._target.model or "default")
+        return str((self._told or {}).get("served_model_name") or self.target.model or "default")
 
     @cached_property
     def _installed(self) -> Mapping[str, Any]:
-        python = arguments.interpreter(self._target.engine_python, "sglang")
+        python = arguments.interpreter(self.target.engine_python, "sglang")
         told = arguments.ask(python, _LOOK)
         if not told["importable"]:
             raise arguments.not_installed("sglang", "SGLang", python)
@@ -309,8 +301,8 @@ class SglangEngine:
             if control.get(path).status_code == 404:
                 path = "/get_server_info"  # its name before 0.5.6
             told: Mapping[str, Any] = control.get_json(path)
-            if self._target.url is not None:
-                refuse_other_server(told, self._target, control.url)
+            if self.target.url is not None:
+                refuse_other_server(told, self.target, control.url)
             self._told = told
         return self._told
 

@@ -25,10 +25,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_speedbench.engines.base import Counters, Generation, Hardware, HttpCall, Launch, Message, Reply
+from pytest_speedbench.engines.base import (
+    Counters,
+    Engine,
+    Generation,
+    Hardware,
+    HttpCall,
+    Launch,
+    Reply,
+)
 from pytest_speedbench.engines.launch import arguments, hardware
 from pytest_speedbench.engines.openai_wire import decode_events, read_chunks
 from pytest_speedbench.errors import EngineError, SettingsError
+from pytest_speedbench.settings.methods import METHODS
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
@@ -36,7 +45,6 @@ if TYPE_CHECKING:
 
 _PROGRAM = "trtllm-serve"
 _DECODING_TYPES = {"ngram": "NGram", "draft_model": "DraftTarget", "eagle3": "Eagle3", "mtp": "MTP"}
-_NEEDS_DRAFT_MODEL = frozenset({"draft_model", "eagle3"})
 _NO_OVERLAP = frozenset({"ngram", "draft_model"})
 """Methods that the overlap scheduler cannot run."""
 
@@ -59,18 +67,17 @@ _ROUNDING = 0.01
 """Iterations are told as a quotient in single precision; at 4096 tokens that is off by 0.0005 at most."""
 
 
-class TensorRtLlmEngine:
+class TensorRtLlmEngine(Engine):
     """A TensorRT-LLM server for one target: launched, or attached to where the target has a URL.
 
     A launch argument `--config=FILE` is taken as the base of the generated configuration.
     """
 
     name = "trtllm"
-    methods = frozenset({"none", *_DECODING_TYPES})
-    ready_path = "/health"
+    methods = ("none", "ngram", "draft_model", "eagle3", replace(METHODS["mtp"], draft_model="none"))
 
     def __init__(self, target: Target) -> None:
-        self._target = target
+        super().__init__(target)
         self._served_model = ""
         self._counts_per_request = False
 
@@ -85,13 +92,11 @@ class TensorRtLlmEngine:
         Raises:
             SettingsError: one line naming the option, its value and what is allowed.
         """
-        target = self._target
-        arguments.refuse_method(target, "TensorRT-LLM", self.methods)
+        target = self.target
+        method = self.method
         if target.url is not None:
             return
-        arguments.refuse_models(
-            target, needs_draft_model=_NEEDS_DRAFT_MODEL, takes_draft_model=_NEEDS_DRAFT_MODEL
-        )
+        arguments.refuse_models(target, method)
         arguments.refuse_owned(arguments.flags(target.engine_args), _OWNED)
         _program(target)
         _config(target)
@@ -100,7 +105,7 @@ class TensorRtLlmEngine:
         """The command that serves the target on 127.0.0.1:`port`, and its configuration."""
         import yaml
 
-        target = self._target
+        target = self.target
         command = [_program(target), os.path.expanduser(str(target.model))]
         command += ["--host", "127.0.0.1", "--port", str(port), "--config", "{config.yaml}"]
         _, arguments = _split(target.engine_args)
@@ -143,17 +148,10 @@ class TensorRtLlmEngine:
                 told |= {name: value for name, value in choice.items() if value is not None}
         return replace(reply, counters=self._counters(told, reply.output_tokens))
 
-    def tokenize(self, control: Control, messages: Sequence[Message]) -> tuple[int, ...] | None:
-        """None: it has no route that applies the chat template."""
-        return None
-
-    def reset(self, control: Control) -> None:
-        """Nothing to forget: blocks are not reused, and each request has an n-gram pool of its own."""
-
     def server_counters(self, control: Control) -> Counters | None:
         """Counters since the server's start; None where it has no `/prometheus/metrics` or drafts nothing."""
         response = control.get("/prometheus/metrics")
-        if response.status_code != 200 or self._target.method == "none":
+        if response.status_code != 200 or self.target.method == "none":
             return None
         by_position: dict[str, Counter[int]] = {"drafted": Counter(), "accepted": Counter()}
         for sample in _SAMPLE.finditer(response.text):
@@ -177,7 +175,7 @@ class TensorRtLlmEngine:
         """Version of the TensorRT-LLM that is running. Learns its model and counters, for this is asked first."""
         models = control.get_json("/v1/models")["data"]
         self._served_model = str(models[0]["id"])
-        if self._target.method != "none":
+        if self.target.method != "none":
             trial = {"model": self._served_model, "prompt": "1", "max_tokens": 2, "temperature": 0.0}
             choice = control.post_json("/v1/completions", trial)["choices"][0]
             self._counts_per_request = choice.get("avg_decoded_tokens_per_iter") is not None
@@ -185,14 +183,14 @@ class TensorRtLlmEngine:
 
     def hardware(self, control: Control) -> Hardware:
         """The accelerators of this machine that it was told to use; of an attached server, its machine's."""
-        if self._target.url is not None:
-            return hardware.attached(self._target.url)
-        count = arguments.parallel_size(arguments.flags(self._target.engine_args), _PARALLEL)
+        if self.target.url is not None:
+            return hardware.attached(self.target.url)
+        count = arguments.parallel_size(arguments.flags(self.target.engine_args), _PARALLEL)
         return hardware.launched(hardware.accelerators(), count)
 
     def _counters(self, told: Mapping[str, Any], output_tokens: int) -> Counters | None:
         mean = told.get("avg_decoded_tokens_per_iter")
-        if self._target.method == "none" or not mean or output_tokens < 1:
+        if self.target.method == "none" or not mean or output_tokens < 1:
             return None
         iterations = round(output_tokens / mean)
         if abs(output_tokens / mean - iterations) > _ROUNDING:
@@ -212,7 +210,7 @@ class TensorRtLlmEngine:
                 else output_tokens - 1 - steps
             ),
             accepted_per_position=tuple(sum(histogram[position:]) for position in range(1, len(histogram))),
-            draft_length=self._target.draft_length,
+            draft_length=self.target.draft_length,
             decode_steps=steps,
         )
 

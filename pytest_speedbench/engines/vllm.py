@@ -21,17 +21,22 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pytest_speedbench.engines import openai_wire
-from pytest_speedbench.engines.base import Counters, Generation, Hardware, HttpCall, Launch, Message, Reply
+from pytest_speedbench.engines.base import (
+    Counters,
+    Engine,
+    Generation,
+    Hardware,
+    HttpCall,
+    Launch,
+    Message,
+    Reply,
+)
 from pytest_speedbench.engines.launch import arguments, hardware
 from pytest_speedbench.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
     from pytest_speedbench.settings.target import Target
-
-_NEEDS_DRAFT_MODEL = frozenset({"draft_model", "eagle", "eagle3", "dflash"})
-_TAKES_DRAFT_MODEL = _NEEDS_DRAFT_MODEL | {"mtp"}
-_SOMETIMES_DRAFT = frozenset({"ngram", "suffix"})
 
 _METHOD_OPTIONS = "use --speedbench-method, --speedbench-draft-length and --speedbench-draft-model"
 _OWNED = {
@@ -93,24 +98,23 @@ class _Installed:
     for_cpu: bool
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """A vLLM server for one target: launched, or attached to where the target has a URL."""
 
     name = "vllm"
-    methods = frozenset({"none", "ngram", "suffix", "draft_model", "eagle", "eagle3", "mtp", "dflash"})
-    ready_path = "/health"
+    methods = ("none", "ngram", "suffix", "draft_model", "eagle", "eagle3", "mtp", "dflash")
 
     def __init__(self, target: Target) -> None:
-        self._target = target
+        super().__init__(target)
         self._served_model: str | None = None
         self._attached_counts_per_request = False
 
     @property
     def counts_per_request(self) -> bool:
         """Whether responses carry counters: known of an attached server once it was spoken to."""
-        if self._target.method == "none":
+        if self.target.method == "none":
             return False
-        if self._target.url is not None:
+        if self.target.url is not None:
             return self._attached_counts_per_request
         return self._installed.counts_per_request
 
@@ -120,13 +124,11 @@ class VllmEngine:
         Raises:
             SettingsError: one line naming the option, its value and what is allowed.
         """
-        target = self._target
-        arguments.refuse_method(target, "vLLM", self.methods)
+        target = self.target
+        method = self.method
         if target.url is not None:
             return
-        arguments.refuse_models(
-            target, needs_draft_model=_NEEDS_DRAFT_MODEL, takes_draft_model=_TAKES_DRAFT_MODEL
-        )
+        arguments.refuse_models(target, method)
         arguments.refuse_owned(_flags(target.engine_args), _OWNED)
         for flag, value in _flags(target.engine_args):
             if flag == "--speculative-config.rejection-sample-method" and value == "synthetic":
@@ -137,7 +139,7 @@ class VllmEngine:
 
     def launch(self, port: int) -> Launch:
         """The command that serves the target on 127.0.0.1:`port`."""
-        target, installed = self._target, self._installed
+        target, installed = self.target, self._installed
         model = os.path.expanduser(str(target.model))
         if installed.has_cli:
             command = [installed.python, "-m", "vllm.entrypoints.cli.main", "serve", model]
@@ -156,7 +158,7 @@ class VllmEngine:
 
     def call(self, generation: Generation) -> HttpCall:
         """Encode one streaming generation."""
-        model = self._served_model or self._target.model or ""
+        model = self._served_model or self.target.model or ""
         # An attached server may have been started with the model's own defaults for these.
         return openai_wire.completion_call(generation, model, {"top_k": -1, "repetition_penalty": 1.0})
 
@@ -179,13 +181,14 @@ class VllmEngine:
         """Counters since the server's start, all decode steps included; None where it does not draft."""
         return openai_wire.prometheus_counters(control)
 
-    def tells_all_steps(self) -> bool:
-        """Whether steps without a draft are to be looked for on the server: where there are any."""
-        return self._target.method in _SOMETIMES_DRAFT
+    @property
+    def server_counts_more(self) -> bool:
+        """Whether the steps without a draft are to be read from the server: where there are any."""
+        return self.method.drafts == "sometimes"
 
     def requests_at_once(self, control: Control) -> int:
         """Requests computed at once, as `--max-num-seqs` says; without it vLLM chooses, and does not tell."""
-        given = dict(_flags(self._target.engine_args))
+        given = dict(_flags(self.target.engine_args))
         most = given.get("--max-num-seqs", "")
         if not most.isdigit():
             return sys.maxsize
@@ -200,25 +203,25 @@ class VllmEngine:
 
     def hardware(self, control: Control) -> Hardware:
         """What vLLM computes on; of a server on another machine only its address is known."""
-        if self._target.url is not None:
-            return hardware.attached(self._target.url)
+        if self.target.url is not None:
+            return hardware.attached(self.target.url)
         names = () if self._installed.for_cpu else hardware.accelerators(self._installed.python)
-        return hardware.launched(names, arguments.parallel_size(_flags(self._target.engine_args), _PARALLEL))
+        return hardware.launched(names, arguments.parallel_size(_flags(self.target.engine_args), _PARALLEL))
 
     def _meet(self, control: Control) -> str:
         """Learn what only the running server can tell; returns the name under which it serves the model."""
         if self._served_model is None:
-            served = _served_model(control, self._target)
-            if self._target.url is not None:
+            served = _served_model(control, self.target)
+            if self.target.url is not None:
                 _refuse_prefix_cache(control)
-                if self._target.method != "none":
+                if self.target.method != "none":
                     self._attached_counts_per_request = _counts_in_response(control, served)
             self._served_model = served
         return self._served_model
 
     @cached_property
     def _installed(self) -> _Installed:
-        python = arguments.interpreter(self._target.engine_python, "vllm")
+        python = arguments.interpreter(self.target.engine_python, "vllm")
         told = arguments.ask(python, _LOOK)
         versions: dict[str, str] = told["versions"]
         if not told["importable"]:

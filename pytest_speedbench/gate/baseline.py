@@ -9,7 +9,7 @@ from typing import TypeVar
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.errors import BaselineError
 from pytest_speedbench.metrics.measurement import Measurement, RoundFigures
-from pytest_speedbench.settings.target import UNKNOWN
+from pytest_speedbench.settings.methods import method_of
 from pytest_speedbench.speed_bench import SPLITS, categories_of
 
 DEAD_DRAFTER = 1.02
@@ -148,15 +148,16 @@ def refuse(measurement: Measurement, method: str) -> None:
             f"{cell}: not stored, the measurement is invalid: {'; '.join(measurement.problems)}"
         )
     needed = []
-    if method != UNKNOWN:  # an endpoint of which so little is known can still be gated on its speed
+    drafts = method_of(method).drafts
+    if drafts != "unknown":  # an endpoint of which so little is known can still be gated on its speed
         needed.append("acceptance_length")
-    if method == UNKNOWN or not measurement.overload:  # a late client leaves the acceptance half as it is
+    if drafts == "unknown" or not measurement.overload:  # a late client leaves the acceptance half as it is
         needed.append("output_tps")
     for metric in needed:
         if metric not in measurement.metrics:
             reason = measurement.missing.get(metric, "it was not measured")
             raise BaselineError(f"{cell}: not stored, {metric} is missing: {reason}")
-    if method in ("none", UNKNOWN):
+    if drafts in ("never", "unknown"):
         return
     length = measurement.metrics["acceptance_length"]
     if length < DEAD_DRAFTER:

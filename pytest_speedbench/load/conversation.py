@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.engines.base import Generation, Message, SpeaksMessages
+from pytest_speedbench.engines.base import Generation, Message
 from pytest_speedbench.errors import DataError, EngineError
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _choose_tokenizer(
     engine: Engine, control: Control, model: str | None, trial: Sequence[Message]
 ) -> tuple[str, Tokenizer, str, tuple[int, ...] | None]:
     """How prompts go out, the tokenizer for it, a note, and the token ids of `trial`, by which it was found out."""
-    if isinstance(engine, SpeaksMessages) and engine.messages_only:
+    if engine.messages_only:
         return "messages", _no_token_ids, "", None
     if (ids := engine.tokenize(control, trial)) is not None:
         return "engine", partial(engine.tokenize, control), "", ids

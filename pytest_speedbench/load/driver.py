@@ -8,13 +8,12 @@ further turn holds the reply.
 from __future__ import annotations
 
 import gc
-from array import array
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_speedbench.load.client_load import ClientLoad, p99
+from pytest_speedbench.load.client_load import ClientLoad
 from pytest_speedbench.load.conversation import Prepared
 from pytest_speedbench.load.decode import Decoded, Exchange, decode
 from pytest_speedbench.load.eventloop import run
@@ -102,7 +101,6 @@ class Share:
 
     requests: tuple[RequestRecord, ...]
     effort: ClientLoad
-    send_lags_s: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -118,12 +116,11 @@ class Driven:
     def decoded(self, engine: Engine) -> Share:
         """Read all streams. Once only: each is dropped as soon as it was read, so that memory does not double."""
         with _no_garbage_collection():
-            records, send_lags_s = [], array("d")
+            records = []
             while self.turns or self.exchanges:
                 decoded = self.turns.pop() if self.turns else decode(engine, self.exchanges.pop())
                 records.append(decoded.record)
-                send_lags_s.extend(decoded.send_lags_s)
-        return Share(tuple(records), self.effort, send_lags_s)
+        return Share(tuple(records), self.effort)
 
 
 def merge(batch_size: int, tokenization: str, shares: Sequence[Share]) -> RoundRecord:
@@ -139,7 +136,6 @@ def merge(batch_size: int, tokenization: str, shares: Sequence[Share]) -> RoundR
         client_busy=busiest.client_busy,
         client_waiting=busiest.client_waiting,
         loop_lag_s_p99=max(share.effort.loop_lag_s_p99 for share in shares),
-        send_lag_s_p99=p99([lag for share in shares for lag in share.send_lags_s]),
         client_processes=len(shares),
     )
 

@@ -104,9 +104,6 @@ class RoundRecord:
     loop_lag_s_p99: float = 0.0
     """How late the client's event loop came to what was due, 99th percentile in seconds: as late can a next request
     be, and where the kernel stamps nothing (`load.wire.kernel_stamps`) a time stamp. Of several client processes, the latest one's."""
-    send_lag_s_p99: float | None = None
-    """From the server's stamp in an event to the client's stamp on it, 99th percentile in seconds; None where
-    the server stamps nothing. Holds the network too, and means something on one machine only."""
     other_processes_busy: float | None = None
     """Share of the processors' time that went to neither engine nor client (`load.other_processes`); None where the engine
     was not launched here."""

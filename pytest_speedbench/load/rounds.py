@@ -9,7 +9,7 @@ from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.engines.base import Bounded, Counters, CountsStepsPerServer
+from pytest_speedbench.engines.base import Counters
 from pytest_speedbench.errors import EngineError
 from pytest_speedbench.load.conversation import Prepared, warm_up
 from pytest_speedbench.load.driver import always_alive, one_pass, requests_of, run_round
@@ -131,9 +131,7 @@ def difference(after: Counters, before: Counters) -> Counters:
 
 def _server_tells(engine: Engine) -> bool:
     """Whether a server has to be asked for what responses do not tell."""
-    if not engine.counts_per_request:
-        return True
-    return isinstance(engine, CountsStepsPerServer) and engine.tells_all_steps()
+    return not engine.counts_per_request or engine.server_counts_more
 
 
 def _since(after: int | None, before: int | None) -> int | None:
@@ -163,7 +161,7 @@ def _counted_since(
 
 
 def _refuse_to_queue(engine: Engine, control: Control, batch_size: int) -> None:
-    if isinstance(engine, Bounded) and (most := engine.requests_at_once(control)) < batch_size:
+    if (most := engine.requests_at_once(control)) < batch_size:
         raise EngineError(
             f"batch size {batch_size}: {engine.name} computes {most} requests at once, and the others would wait; "
             "launch it with room for more (--speedbench-engine-arg), or leave this batch size out"

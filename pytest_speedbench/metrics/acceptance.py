@@ -8,9 +8,7 @@ from itertools import pairwise, zip_longest
 
 from pytest_speedbench.engines.base import Counters
 from pytest_speedbench.load.records import RequestRecord
-
-SOMETIMES_DRAFTING = frozenset({"ngram", "suffix"})
-"""Methods whose steps may have no draft. With all others every decode step has one."""
+from pytest_speedbench.settings.methods import NONE, Method, method_of
 
 _UNDRAFTED_STEPS = 2
 _UNDRAFTED_SHARE = 0.05
@@ -43,7 +41,7 @@ class StepCounts:
 
 
 def count_steps(
-    method: str, output_tokens: int, counters: Counters | None = None, requests: int = 1
+    method: Method | str, output_tokens: int, counters: Counters | None = None, requests: int = 1
 ) -> StepCounts:
     """Decode steps of one request, or of all requests that a server's counters cover.
 
@@ -70,14 +68,15 @@ def count_steps(
         ValueError: no counters with a method other than `none`.
     """
     decode_tokens = output_tokens - requests
-    if method == "none":
+    drafts = method_of(method).drafts
+    if drafts == "never":
         return StepCounts(requests, output_tokens, decode_tokens, 0, 0, 0, (), 0)
     if counters is None:
         raise ValueError(f"steps of method {method} cannot be told without counters")
     told = counters.decode_steps
     fewest = max(counters.drafted_steps or 0, decode_tokens - counters.accepted_tokens)
     most = min(decode_tokens - counters.accepted_tokens + counters.draft_length * requests, decode_tokens)
-    exact = told is not None or (method not in SOMETIMES_DRAFTING and counters.drafted_steps is not None)
+    exact = told is not None or (drafts == "always" and counters.drafted_steps is not None)
     return StepCounts(
         requests,
         output_tokens,
@@ -90,15 +89,15 @@ def count_steps(
     )
 
 
-def counts_of(method: str, request: RequestRecord) -> StepCounts | None:
+def counts_of(method: Method | str, request: RequestRecord) -> StepCounts | None:
     """A request's own counts; None where only its engine could have told them and did not.
 
     Args:
         method: how its tokens were drafted; `none` needs no counters.
         request: one that delivered a token.
     """
-    if method == "none" or request.output_tokens == 1:
-        return count_steps("none", request.output_tokens)
+    if method_of(method).drafts == "never" or request.output_tokens == 1:
+        return count_steps(NONE, request.output_tokens)
     if request.counters is None:
         return None
     return count_steps(method, request.output_tokens, request.counters)
@@ -140,7 +139,9 @@ def disagreement(counts: StepCounts, on_server: Counters) -> str | None:
     return None
 
 
-def inconsistency(method: str, output_tokens: int, counters: Counters, requests: int = 1) -> str | None:
+def inconsistency(
+    method: Method | str, output_tokens: int, counters: Counters, requests: int = 1
+) -> str | None:
     """Why counters cannot be those of an output, in words for a person; None where they can.
 
     Args:
@@ -153,7 +154,8 @@ def inconsistency(method: str, output_tokens: int, counters: Counters, requests:
     positions = counters.accepted_per_position
     if min(drafted or 0, accepted, counters.drafted_tokens or 0, *positions) < 0:
         return f"a count is negative: {counters}"
-    if method == "none":
+    drafts = method_of(method).drafts
+    if drafts == "never":
         return f"{drafted} steps had a draft, with method none" if drafted else None
     if counters.drafted_tokens is not None and accepted > counters.drafted_tokens:
         return f"{accepted} drafts accepted of {counters.drafted_tokens}"
@@ -180,7 +182,7 @@ def inconsistency(method: str, output_tokens: int, counters: Counters, requests:
             f"{steps} steps and {accepted} accepted drafts make {overshoot} tokens more than the "
             f"{decode_tokens} that came, and the last step can lose {counters.draft_length} at most"
         )
-    if told is None and method in SOMETIMES_DRAFTING:
+    if told is None and drafts != "always":
         return None
     undrafted = max(_UNDRAFTED_STEPS * requests, int(_UNDRAFTED_SHARE * (steps - overshoot)))
     if -overshoot > (undrafted if told is None else 0):

@@ -13,7 +13,7 @@ from pytest_speedbench.metrics.acceptance import StepCounts
 from pytest_speedbench.metrics.measurement import Measurement, PromptTally
 from pytest_speedbench.metrics.one_round import MeasuredRound
 from pytest_speedbench.metrics.problems import CLIENT_LATE_S, CLIENT_OVERLOADED
-from pytest_speedbench.settings.target import UNKNOWN
+from pytest_speedbench.settings.methods import Method, method_of
 
 _STEP_LATENCY = ("step_latency_s_mean", "step_latency_s_median", "step_latency_s_p99")
 _CLIENT_BUSY = 0.5
@@ -30,7 +30,7 @@ _ACCEPTANCE = (
 )
 
 
-def combine(cell: Cell, method: str, rounds: Sequence[MeasuredRound]) -> Measurement:
+def combine(cell: Cell, method: Method | str, rounds: Sequence[MeasuredRound]) -> Measurement:
     """One cell's measurement.
 
     What is counted is pooled over turns, repeats and rounds (ratios of sums); what is timed is the median of
@@ -119,7 +119,9 @@ def _total(counts: Sequence[StepCounts | None]) -> StepCounts | None:
     return acceptance.total(known) if known and len(known) == len(counts) else None
 
 
-def _why_untimed(cell: Cell, counts: StepCounts | None, method: str, delivered: bool) -> dict[str, str]:
+def _why_untimed(
+    cell: Cell, counts: StepCounts | None, method: Method | str, delivered: bool
+) -> dict[str, str]:
     """The reason for each metric of the client's clock, if it is missing."""
     second = "no request delivered a second token" if delivered else "no request delivered a token"
     reasons = {
@@ -135,7 +137,7 @@ def _why_untimed(cell: Cell, counts: StepCounts | None, method: str, delivered: 
 def _accept(
     metrics: dict[str, float],
     missing: dict[str, str],
-    method: str,
+    method: Method | str,
     pooled: StepCounts | None,
     drafts: StepCounts | None,
 ) -> None:
@@ -162,11 +164,15 @@ def _accept(
         if value is not None:
             metrics[name] = value
         else:
-            missing[name] = "method none drafts nothing" if method == "none" and pooled.steps else reason
+            missing[name] = (
+                "method none drafts nothing"
+                if method_of(method).drafts == "never" and pooled.steps
+                else reason
+            )
 
 
-def _no_steps(pooled: StepCounts | None, method: str) -> str:
-    if pooled is None and method == UNKNOWN:
+def _no_steps(pooled: StepCounts | None, method: Method | str) -> str:
+    if pooled is None and method_of(method).drafts == "unknown":
         return (
             "not available: the endpoint tells neither its decode steps nor, event by event, how its output grew "
             "(stream_options.continuous_usage_stats)"
@@ -228,7 +234,7 @@ def _together(rounds: Sequence[Sequence[str]]) -> tuple[str, ...]:
     )
 
 
-def _notes(method: str, rounds: Sequence[MeasuredRound], pooled: StepCounts | None) -> list[str]:
+def _notes(method: Method | str, rounds: Sequence[MeasuredRound], pooled: StepCounts | None) -> list[str]:
     """What a reader of the numbers should know."""
     notes = []
     if pooled is not None and pooled.uncertain_steps and pooled.steps:
@@ -242,7 +248,7 @@ def _notes(method: str, rounds: Sequence[MeasuredRound], pooled: StepCounts | No
             "acceptance length is estimated: each stream event was taken for a step, and servers put several "
             "steps into one event when they or the network are behind"
         )
-    every_step_drafts = method not in acceptance.SOMETIMES_DRAFTING and method != "none"
+    every_step_drafts = method_of(method).drafts == "always"
     if pooled is not None and pooled.drafted_steps is not None and every_step_drafts:
         undrafted = pooled.steps - pooled.drafted_steps
         if undrafted:

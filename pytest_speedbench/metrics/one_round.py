@@ -17,6 +17,7 @@ from pytest_speedbench.metrics.acceptance import StepCounts, counts_of
 from pytest_speedbench.metrics.degenerate import repeats_itself
 from pytest_speedbench.metrics.measurement import PromptTally, RoundFigures
 from pytest_speedbench.metrics.problems import overload_of, problems_of
+from pytest_speedbench.settings.methods import Method
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class MeasuredRound:
     other_processes_busy: float | None
 
 
-def measure_round(method: str, round_: RoundRecord, prompts: Sequence[Prompt]) -> MeasuredRound:
+def measure_round(method: Method | str, round_: RoundRecord, prompts: Sequence[Prompt]) -> MeasuredRound:
     """Reduce one round.
 
     Whatever makes its numbers untrustworthy is a problem, and the cell is then invalid.
@@ -114,7 +115,9 @@ def measure_round(method: str, round_: RoundRecord, prompts: Sequence[Prompt]) -
     )
 
 
-def _server_counts(method: str, round_: RoundRecord, delivered: Sequence[RequestRecord]) -> StepCounts | None:
+def _server_counts(
+    method: Method | str, round_: RoundRecord, delivered: Sequence[RequestRecord]
+) -> StepCounts | None:
     """Counts of a server that counts for all requests at once."""
     if not delivered or round_.server_counters is None:
         return None

@@ -9,7 +9,7 @@ from pytest_speedbench.data.prompts import Prompt
 from pytest_speedbench.load.records import RequestRecord, RoundRecord
 from pytest_speedbench.metrics import acceptance
 from pytest_speedbench.metrics.acceptance import counts_of
-from pytest_speedbench.settings.target import UNKNOWN
+from pytest_speedbench.settings.methods import Method, method_of
 
 CLIENT_OVERLOADED = 0.9
 """Share of a round in which the client computed or waited for a core: above it, it had no reserve."""
@@ -22,7 +22,7 @@ _LONG_ENOUGH_S = 1.0
 
 
 def problems_of(
-    method: str,
+    method: Method | str,
     round_: RoundRecord,
     prompts: Sequence[Prompt],
     delivered: Sequence[RequestRecord],
@@ -75,13 +75,18 @@ def overload_of(round_: RoundRecord) -> str | None:
 
 
 def _miscounted(
-    method: str, round_: RoundRecord, delivered: Sequence[RequestRecord], complete: bool, *, failed: bool
+    method: Method | str,
+    round_: RoundRecord,
+    delivered: Sequence[RequestRecord],
+    complete: bool,
+    *,
+    failed: bool,
 ) -> list[str]:
     """Counters that are not there, or cannot be true."""
     problems = []
     shared = round_.server_counters
     uncounted = [r for r in delivered if counts_of(method, r) is None]
-    if uncounted and shared is None and method != UNKNOWN:
+    if uncounted and shared is None and method_of(method).drafts != "unknown":
         problems.append(
             "the engine sent no counters"
             if not any(request.counters for request in delivered)

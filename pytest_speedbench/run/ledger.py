@@ -20,6 +20,7 @@ from pytest_speedbench.metrics.combine_rounds import combine, mean_over_categori
 from pytest_speedbench.metrics.measurement import Measurement
 from pytest_speedbench.metrics.one_round import MeasuredRound
 from pytest_speedbench.metrics.speedup import with_speedup
+from pytest_speedbench.settings.methods import Method
 
 
 class Role(str, Enum):
@@ -40,7 +41,7 @@ class Side:
     cell: Cell
     target: str
     """Name of the target."""
-    method: str
+    method: Method
     rounds: tuple[MeasuredRound, ...] = ()
     """In the order in which they were measured; a round that was measured again is not among them."""
     remeasured: int = 0

@@ -30,6 +30,7 @@ from pytest_speedbench.run.results import RunResult
 from pytest_speedbench.run.save import counted, save_run
 from pytest_speedbench.run.schedule import Schedule
 from pytest_speedbench.run.target_run import RunningEngine, TargetRun
+from pytest_speedbench.settings.methods import Method
 from pytest_speedbench.settings.read import Settings
 from pytest_speedbench.settings.target import Target
 
@@ -121,7 +122,11 @@ class Session:
             role: TargetRun(each, built[role], datasets, logs, self._progress)
             for role, each in targets.items()
         }
-        self._ledger = ledger_of(planned, {role: each.target for role, each in targets.items()})
+        self._ledger = ledger_of(
+            planned,
+            {role: each.target for role, each in targets.items()},
+            {role: engine.method for role, engine in built.items()},
+        )
         self._schedule = Schedule(settings, self._ledger, runs)
         date = datetime.now(timezone.utc).isoformat(timespec="seconds")
         commit = self._provenance.described
@@ -428,12 +433,15 @@ class Session:
         )
 
 
-def ledger_of(planned: Mapping[Cell, Plan], targets: Mapping[Role, Target]) -> Ledger:
+def ledger_of(
+    planned: Mapping[Cell, Plan], targets: Mapping[Role, Target], methods: Mapping[Role, Method]
+) -> Ledger:
     """The ledger of a run before anything is measured.
 
     Args:
         planned: the cells that tests ask for, and what they ask of each.
         targets: of the run, by role.
+        methods: theirs.
     """
     main, against = targets[Role.MAIN], targets.get(Role.AGAINST)
     over_other = against is not None and against.method == "none" and main.method != "none"
@@ -453,7 +461,7 @@ def ledger_of(planned: Mapping[Cell, Plan], targets: Mapping[Role, Target]) -> L
         elif wanted:
             reason = "speedup needs the same target without speculation, which --speedbench-url cannot launch"
         roles = [role for role in targets if role is not Role.WITHOUT_SPECULATION or over is role]
-        sides = {role: Side(cell, targets[role].name, targets[role].method) for role in roles}
+        sides = {role: Side(cell, targets[role].name, methods[role]) for role in roles}
         cells[cell] = CellRun(cell, plan, sides, speedup_over=over, no_speedup=reason)
     return Ledger(cells)
 

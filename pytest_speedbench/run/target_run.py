@@ -13,7 +13,7 @@ from pathlib import Path
 from pytest_speedbench import __version__
 from pytest_speedbench.cells import Cell, Plan
 from pytest_speedbench.data.prompts import Dataset, Prompt
-from pytest_speedbench.engines.base import Authorized, Engine, Hardware
+from pytest_speedbench.engines.base import Engine, Hardware
 from pytest_speedbench.engines.control import Control
 from pytest_speedbench.engines.launch.process import EngineProcess, describe_exit, start
 from pytest_speedbench.errors import EngineError
@@ -220,9 +220,7 @@ class TargetRun:
             url = self._process.url
         else:
             url = target.url
-        control = Control(
-            url, headers=self._engine.authorization() if isinstance(self._engine, Authorized) else None
-        )
+        control = Control(url, headers=self._engine.authorization())
         if target.url is not None and not control.answers(self._engine.ready_path):
             raise EngineError(
                 f"--speedbench-url={url}: GET {self._engine.ready_path} is not answered with 200; is the server running?"
@@ -282,7 +280,7 @@ class TargetRun:
             )
         if self._process is not None:
             record = replace(record, other_processes_busy=others.share)
-        return measure_round(settings.target.method, record, prepared.prompts)
+        return measure_round(self._engine.method, record, prepared.prompts)
 
     def _died(self) -> str | None:
         code = self._process.exit_code() if self._process is not None else None

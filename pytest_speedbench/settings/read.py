@@ -11,11 +11,10 @@ from typing import Any
 
 from pytest_speedbench.cells import Cell, Narrowing
 from pytest_speedbench.errors import SettingsError
+from pytest_speedbench.settings.methods import Offers
 from pytest_speedbench.settings.options import BY_FIELD, PATHS, TARGETS_FILE, Option
-from pytest_speedbench.settings.target import UNKNOWN, Sampling, Target
+from pytest_speedbench.settings.target import Sampling, Target
 
-BUILT_IN_METHOD = {"reference": "draft_model", "openai": UNKNOWN}
-"""The method of an engine that brings its own drafter, where none is named; every other engine: `none`."""
 DESCRIBES_TARGET = (
     "engine",
     "model",
@@ -161,16 +160,17 @@ def read_narrowing(command_line: Lookup, ini: Lookup) -> Narrowing:
     return Narrowing(read("split"), read("category"), read("batch_size"))
 
 
-def read(rootdir: Path, command_line: Lookup, ini: Lookup) -> Settings | None:
+def read(rootdir: Path, command_line: Lookup, ini: Lookup, offers: Offers) -> Settings | None:
     """Settings of this run, or None where no engine is named.
 
     Args:
         rootdir: pytest's rootdir, where `speedbench.yaml` lies.
         command_line: looks an option up on the command line.
         ini: looks an option's ini twin up.
+        offers: looks up what an engine brings, by its name.
 
     Raises:
-        SettingsError: a value that is not allowed, or values that do not go together.
+        SettingsError: a value that is not allowed, an engine that is not installed, or values that do not go together.
     """
     outer = _Reader({"command line": command_line, "ini": ini})
     for field in BY_FIELD:
@@ -192,8 +192,8 @@ def read(rootdir: Path, command_line: Lookup, ini: Lookup) -> Settings | None:
         def conditions_only(option: Option) -> tuple[Any, str, Path] | None:
             return None if option.field in DESCRIBES_TARGET else command_line(option)
 
-        other = _read_target(rootdir, against, conditions_only, ini, main=False)
-    return _read_target(rootdir, name, command_line, ini, against=other)
+        other = _read_target(rootdir, against, conditions_only, ini, offers, main=False)
+    return _read_target(rootdir, name, command_line, ini, offers, against=other)
 
 
 def _read_target(
@@ -201,6 +201,7 @@ def _read_target(
     name: str | None,
     command_line: Lookup,
     ini: Lookup,
+    offers: Offers,
     *,
     main: bool = True,
     against: Settings | None = None,
@@ -225,20 +226,23 @@ def _read_target(
         raise SettingsError(
             f"{TARGETS_FILE}, target {name}: names no engine; add `engine:` or --speedbench-engine=NAME"
         )
-    method = read("method") or BUILT_IN_METHOD.get(engine, "none")
+    offer = offers(engine)
+    chosen = read("method")
+    method = offer.method(chosen or offer.default_method, read.named("method"))
     draft_model = read("draft_model")
-    if draft_model is not None and method in ("none", "ngram", "suffix"):
+    if draft_model is not None and method.draft_model == "none":
+        takes = [each.name for each in offer.methods.values() if each.draft_model != "none"]
         raise SettingsError(
-            f"{read.named('draft_model')}={draft_model}: method {method} has no draft model; "
-            "allowed with --speedbench-method=draft_model, eagle, eagle3, mtp or dflash"
+            f"{read.named('draft_model')}={draft_model}: method {method} of engine {engine} has no draft model; "
+            + (f"allowed with --speedbench-method={', '.join(takes)}" if takes else "leave it out")
         )
-    draft_length = read("draft_length") if method not in ("none", UNKNOWN) else 0
+    draft_length = read("draft_length") if method.has_draft_length else 0
     model = read("model")
     engine_python = read("engine_python")
     target = Target(
-        name=name or default_target_name(engine, model, method, draft_length),
+        name=name or default_target_name(engine, model, method.name, draft_length),
         engine=engine,
-        method=method,
+        method=method.name,
         draft_length=draft_length,
         model=model,
         draft_model=draft_model,

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-UNKNOWN = "unknown"
-"""Method of an endpoint that does not tell how it drafts, if it does."""
-
 
 @dataclass(frozen=True)
 class Target:
@@ -17,7 +14,7 @@ class Target:
     engine: str
     method: str
     draft_length: int
-    """Tokens drafted per step (k); 0 for methods `none` and `unknown`."""
+    """Tokens drafted per step (k); 0 for a method without one, such as `none`."""
     model: str | None = None
     draft_model: str | None = None
     engine_args: tuple[str, ...] = ()

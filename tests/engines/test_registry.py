@@ -13,6 +13,20 @@ from pytest_speedbench import engines
 from pytest_speedbench.errors import SettingsError
 
 Offer = Callable[..., None]
+ENGINE = """
+from pytest_speedbench.engines.base import Engine as Base
+
+class Engine(Base):
+    name = "{name}"
+    methods = ("none", "eagle3")
+
+    def launch(self, port): ...
+    def call(self, generation): ...
+    def read(self, events): ...
+    def version(self, control): ...
+    def hardware(self, control): ...
+"""
+"""A class that can be selected."""
 
 
 @pytest.fixture
@@ -21,7 +35,7 @@ def offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Offer:
     monkeypatch.setattr(sys, "path", [str(tmp_path), sysconfig.get_path("stdlib")])
     modules = set(sys.modules)
 
-    def install(distribution: str, name: str, value: str, source: str = "class Engine: pass") -> None:
+    def install(distribution: str, name: str, value: str, source: str | None = None) -> None:
         info = tmp_path / f"{distribution.replace('-', '_')}-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
@@ -29,7 +43,7 @@ def offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Offer:
         module = value.partition(":")[0]
         assert module not in modules
         monkeypatch.delitem(sys.modules, module, raising=False)
-        (tmp_path / f"{module}.py").write_text(source)
+        (tmp_path / f"{module}.py").write_text(ENGINE.format(name=name) if source is None else source)
 
     return install
 
@@ -38,8 +52,6 @@ def test_names_what_distributions_offer_without_importing_it(offer: Offer) -> No
     offer("acme-engines", "zeta", "acme_names:Engine", source="raise RuntimeError('imported')")
     offer("other-engines", "alpha", "other_names:Engine", source="raise RuntimeError('imported')")
     assert engines.names() == ("alpha", "zeta")
-    assert list(engines.available()) == ["alpha", "zeta"]
-    assert engines.available()["zeta"].value == "acme_names:Engine"
 
 
 def test_loads_the_class(offer: Offer) -> None:
@@ -87,10 +99,35 @@ def test_engine_that_cannot_be_imported_names_distribution_and_reason(
     assert str(caught.value).startswith(expected)
 
 
-def test_what_is_no_class_is_refused(offer: Offer) -> None:
-    offer("acme-engines", "acme", "acme_no_class:Engine", source="Engine = 1")
-    with pytest.raises(SettingsError, match="acme_no_class:Engine of acme-engines is no class"):
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("Engine = 1", "is not a subclass of pytest_speedbench.engines.base.Engine"),
+        ("class Engine: name = 'acme'", "is not a subclass of pytest_speedbench.engines.base.Engine"),
+        (ENGINE.format(name="acme").replace("def read", "def reads"), "does not define read"),
+        (ENGINE.format(name="emca"), "calls itself 'emca'; its class attribute `name` has to be \"acme\""),
+    ],
+    ids=["no-class", "no-subclass", "not-whole", "other-name"],
+)
+def test_what_is_not_an_engine_is_refused(
+    offer: Offer, request: pytest.FixtureRequest, source: str, reason: str
+) -> None:
+    module = f"acme_{request.node.callspec.id.replace('-', '_')}"
+    offer("acme-engines", "acme", f"{module}:Engine", source=source)
+    with pytest.raises(SettingsError) as caught:
         engines.load("acme")
+    assert str(caught.value) == f"--speedbench-engine=acme: {module}:Engine of acme-engines {reason}"
+
+
+def test_what_an_engine_brings_to_the_settings(offer: Offer) -> None:
+    offer("acme-engines", "acme", "acme_offers:Engine")
+    brought = engines.offer("acme")
+    assert (brought.engine, list(brought.methods), brought.default_method) == (
+        "acme",
+        ["none", "eagle3"],
+        "none",
+    )
+    assert brought.methods["eagle3"].draft_model == "needed"
 
 
 def test_two_distributions_of_one_name_are_both_named_and_disturb_no_other(offer: Offer) -> None:

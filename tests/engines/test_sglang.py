@@ -201,7 +201,7 @@ class TestRefusals:
 
     def test_a_method_sglang_does_not_have(self) -> None:
         assert refusal(target("suffix")) == (
-            "--speedbench-method=suffix: SGLang is launched with one of "
+            "--speedbench-method=suffix: engine sglang has "
             "dflash, draft_model, eagle, eagle3, mtp, ngram, none"
         )
 

@@ -154,9 +154,7 @@ class TestRefuses:
         )
 
     def test_method_that_it_has_not(self, target: Install) -> None:
-        assert "TensorRT-LLM is launched with one of draft_model, eagle3, mtp, ngram, none" in refusal(
-            target("suffix")
-        )
+        assert "engine trtllm has draft_model, eagle3, mtp, ngram, none" in refusal(target("suffix"))
 
     def test_configuration_that_cannot_be_read(self, target: Install, tmp_path: Path) -> None:
         assert refusal(target(engine_args=("--config=/nowhere.yaml",))) == (

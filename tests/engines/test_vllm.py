@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pytest_speedbench.engines.base import Bounded, CountsStepsPerServer, Generation, Launch, Message
+from pytest_speedbench.engines.base import Generation, Launch, Message
 from pytest_speedbench.engines.vllm import VllmEngine
 from pytest_speedbench.errors import EngineError, SettingsError
 from pytest_speedbench.settings.target import Sampling, Target
@@ -230,19 +230,13 @@ class TestRefusals:
         line = f"--speedbench-method={method} needs --speedbench-draft-model: a name or a folder"
         assert refusal(target(method)) == line
 
-    def test_a_draft_model_where_none_is_used(self) -> None:
-        assert refusal(target("ngram", draft_model="org/d")) == (
-            "--speedbench-draft-model=org/d: method ngram has no draft model; "
-            "allowed with --speedbench-method=dflash, draft_model, eagle, eagle3, mtp"
-        )
-
     def test_a_draft_of_no_tokens(self) -> None:
         line = "--speedbench-draft-length=0: allowed is a whole number from 1"
         assert refusal(target("ngram", draft_length=0)) == line
 
     def test_a_method_vllm_does_not_have(self) -> None:
         assert refusal(target("telepathy")) == (
-            "--speedbench-method=telepathy: vLLM is launched with one of "
+            "--speedbench-method=telepathy: engine vllm has "
             "dflash, draft_model, eagle, eagle3, mtp, ngram, none, suffix"
         )
 
@@ -368,8 +362,7 @@ class TestAttached:
     @pytest.mark.parametrize(("method", "tells"), [("ngram", True), ("suffix", True), ("eagle3", False)])
     def test_steps_without_a_draft_are_looked_for_where_there_are_any(self, method: str, tells: bool) -> None:
         engine = self.attached("http://127.0.0.1:1", method)
-        assert isinstance(engine, CountsStepsPerServer)
-        assert engine.tells_all_steps() is tells
+        assert engine.server_counts_more is tells
 
     def test_the_hardware_of_another_machine_is_not_this_ones(self) -> None:
         with answering(MODELS) as (control, _):
@@ -389,7 +382,6 @@ class TestAttached:
 )
 def test_a_batch_holds_what_the_arguments_say(engine_args: tuple[str, ...], most: int | None) -> None:
     engine = VllmEngine(target(engine_args=engine_args))
-    assert isinstance(engine, Bounded)
     with answering({}) as (control, _):
         assert engine.requests_at_once(control) == (most or sys.maxsize)
 

@@ -12,8 +12,8 @@ from pytest_speedbench.settings.options import OPTIONS, Option
     [
         (["--speedbench-engine=vlm"], "ERROR: --speedbench-engine=vlm: no such engine; *vllm*"),
         (
-            ["--speedbench-method=eagle4"],
-            "ERROR: --speedbench-method=eagle4: allowed is one of none, ngram,*",
+            ["--speedbench-engine=vllm", "--speedbench-method=eagle4"],
+            "ERROR: --speedbench-method=eagle4: engine vllm has dflash, draft_model,*",
         ),
         (
             ["--speedbench-draft-length=0"],
@@ -66,7 +66,7 @@ from pytest_speedbench.settings.options import OPTIONS, Option
         (["--speedbench-save"], "ERROR: --speedbench-save needs an engine: add --speedbench-engine=NAME*"),
         (
             ["--speedbench-engine=reference", "--speedbench-method=ngram", "--speedbench-draft-model=d"],
-            "ERROR: --speedbench-draft-model=d: method ngram has no draft model; allowed with *",
+            "ERROR: --speedbench-draft-model=d: method ngram of engine reference has no draft model*",
         ),
         (
             ["--speedbench-engine=vllm", "--speedbench-url=http://h:1", "--speedbench-engine-arg=-x"],

@@ -33,6 +33,7 @@ class AcmeServer(server.Server):
         return application
 
 protocol.MODEL = "acme-1"
+sys.argv = ["draft_model" if argument == "shadow" else argument for argument in sys.argv]
 server.Server = AcmeServer
 sys.exit(__main__.main())
 """
@@ -85,10 +86,10 @@ def test_it_is_complete_in_under_60_lines() -> None:
 
 
 def test_it_gates_as_any_other(pytester: pytest.Pytester, acme: Path) -> None:
-    drafting = ("--speedbench-method=draft_model", "--speedbench-draft-length=2")
+    drafting = ("--speedbench-draft-length=2",)
     saved = gate(pytester, *drafting, "--speedbench-max-rounds=3", "--speedbench-save")
     saved.assert_outcomes(passed=1)
-    saved.stdout.fnmatch_lines(["speedbench: acme, draft_model k=2; target acme-draft_model-k2"])
+    saved.stdout.fnmatch_lines(["speedbench: acme, shadow k=2; target acme-shadow-k2"])
     assert (acme / "forgotten").read_text() == "once" * 3, "before each round"
 
     gate(pytester, *drafting).assert_outcomes(passed=1)
@@ -103,8 +104,19 @@ def test_its_refusals_are_one_line(
 ) -> None:
     refused = gate(pytester, "--speedbench-method=ngram")
     assert refused.ret == pytest.ExitCode.USAGE_ERROR
-    refused.stderr.fnmatch_lines(["ERROR: --speedbench-method=ngram: Acme has none and draft_model"])
+    refused.stderr.fnmatch_lines(["ERROR: --speedbench-method=ngram: engine acme has none, shadow"])
 
     monkeypatch.setenv("PATH", "")
     refused = gate(pytester)
-    refused.stderr.fnmatch_lines(["ERROR: --speedbench-engine=acme: there is no acme-server on PATH"])
+    refused.stderr.fnmatch_lines(["ERROR: --speedbench-engine=acme: acme-server is not on PATH"])
+
+
+def test_its_mistakes_are_one_line(pytester: pytest.Pytester, acme: Path) -> None:
+    module = acme / "packages" / "acme_speedbench.py"
+    module.write_text(module.read_text().replace('control.get_json("/version")["version"]', "self.build"))
+    failed = gate(pytester)
+    failed.assert_outcomes(failed=1)
+    failed.stdout.fnmatch_lines(
+        ["*engine acme: AcmeEngine.version raised AttributeError: *'build' (acme_speedbench.py:*)"]
+    )
+    failed.stdout.no_fnmatch_line("*Traceback*")

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_speedbench.data.prompts import Prompt
-from pytest_speedbench.engines.base import Counters, Generation, Hardware, HttpCall, Launch, Message, Reply
+from pytest_speedbench.engines.base import (
+    Counters,
+    Engine,
+    Generation,
+    Hardware,
+    HttpCall,
+    Launch,
+    Message,
+    Reply,
+)
 from pytest_speedbench.engines.control import Control
 from pytest_speedbench.errors import EngineError
 from pytest_speedbench.settings.target import Sampling, Target
@@ -30,24 +39,24 @@ def spoken(chat: Sequence[Message]) -> str:
     return "|".join(f"{message.role}:{message.content}" for message in chat)
 
 
-class StubEngine:
+class StubEngine(Engine):
     """Tokenizes to UTF-8 bytes, or not at all; keeps a diary of its control calls."""
 
     name = "stub"
-    methods = frozenset({"draft_model"})
-    ready_path = "/health"
+    methods = ("draft_model",)
 
     def __init__(
         self, target: Target = TARGET, *, tokenizes: bool = True, counts_per_request: bool = True
     ) -> None:
-        self.target = target
+        super().__init__(target)
         self.tokenizes = tokenizes
-        self.counts_per_request = counts_per_request
+        self._counts_per_request = counts_per_request
         self.diary: list[str] = []
         self.counter_readings: list[Counters | EngineError | None] = []
 
-    def check(self) -> None:
-        return None
+    @property
+    def counts_per_request(self) -> bool:
+        return self._counts_per_request
 
     def launch(self, port: int) -> Launch:
         raise NotImplementedError

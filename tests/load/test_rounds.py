@@ -87,7 +87,8 @@ class LeavesStepsOpen(StubEngine):
         self.open = open_
         self.counter_readings = list(readings)
 
-    def tells_all_steps(self) -> bool:
+    @property
+    def server_counts_more(self) -> bool:
         return self.open
 
 

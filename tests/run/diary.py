@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+from pytest_speedbench import engines
 from pytest_speedbench.cells import Cell, Plan
 from pytest_speedbench.metrics.one_round import MeasuredRound, measure_round
 from pytest_speedbench.run.ledger import Ledger, Role
 from pytest_speedbench.run.schedule import Schedule
 from pytest_speedbench.run.session import ledger_of
 from pytest_speedbench.run.target_run import TargetRun
+from pytest_speedbench.settings.methods import method_of
 from pytest_speedbench.settings.options import Option
 from pytest_speedbench.settings.read import Settings, read
 from pytest_speedbench.settings.target import Target
@@ -26,7 +28,7 @@ def measured_round(
 ) -> MeasuredRound:
     """A round of one prompt, with another throughput."""
     record = round_of(request("q1"), batch_size=1)
-    measured = measure_round("draft_model", record, [prompt("q1")])
+    measured = measure_round(method_of("draft_model"), record, [prompt("q1")])
     figures = replace(measured.figures, output_tps=None if overload else output_tps)
     times = {} if overload else {**measured.times, "output_tps": output_tps}
     problems = () if problem is None else (problem,)
@@ -69,7 +71,7 @@ def settings(**options: str) -> Settings:
         given = {"engine": "reference", **options}
         return (given[option.field], option.option, Path("/")) if option.field in given else None
 
-    found = read(Path("/"), command_line, lambda option: None)
+    found = read(Path("/"), command_line, lambda option: None, engines.offer)
     assert found is not None
     return found
 
@@ -98,7 +100,9 @@ class Run:
         if any(plan.speedup for plan in plans.values()):
             recorders[Role.WITHOUT_SPECULATION] = Recorder("N", self.diary, 50.0)
             targets[Role.WITHOUT_SPECULATION] = Target("plain", "reference", "none", 0)
-        self.ledger: Ledger = ledger_of(plans, targets)
+        self.ledger: Ledger = ledger_of(
+            plans, targets, {role: method_of(target.method) for role, target in targets.items()}
+        )
         runs = {role: cast(TargetRun, recorder) for role, recorder in recorders.items()}
         self.schedule = Schedule(self.settings, self.ledger, runs)
 

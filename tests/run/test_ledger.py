@@ -10,6 +10,7 @@ from pytest_speedbench.cells import Cell, Plan
 from pytest_speedbench.gate.check import Check, Verdict
 from pytest_speedbench.run.ledger import Ledger, Role
 from pytest_speedbench.run.session import ledger_of
+from pytest_speedbench.settings.methods import method_of
 from pytest_speedbench.settings.target import Target
 from tests.run.diary import measured_round
 
@@ -18,7 +19,7 @@ TARGET = Target("t", "reference", "draft_model", 3)
 
 
 def ledger(plans: dict[Cell, Plan]) -> Ledger:
-    return ledger_of(plans, {Role.MAIN: TARGET})
+    return ledger_of(plans, {Role.MAIN: TARGET}, {Role.MAIN: method_of("draft_model")})
 
 
 def with_rounds(known: Ledger, cell: Cell, *output_tps: float) -> None:
@@ -101,6 +102,10 @@ def test_what_a_speedup_is_over(
 ) -> None:
     targets = {Role.MAIN: replace(TARGET, method=method)}
     targets |= {role: Target("plain", "reference", "none", 0) for role in roles}
-    known = ledger_of({CODING: Plan(speedup=True)}, targets)[CODING]
+    known = ledger_of(
+        {CODING: Plan(speedup=True)},
+        targets,
+        {role: method_of(target.method) for role, target in targets.items()},
+    )[CODING]
     assert known.speedup_over is speedup_over
     assert (known.no_speedup or "").startswith((reason or "").rstrip("*"))

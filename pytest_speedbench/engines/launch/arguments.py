@@ -16,39 +16,18 @@ from typing import TYPE_CHECKING, Any
 from pytest_speedbench.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Set as AbstractSet
-
+    from pytest_speedbench.settings.methods import Method
     from pytest_speedbench.settings.target import Target
 
 _ANSWER_S = 60.0
 
 
-def refuse_method(target: Target, label: str, methods: AbstractSet[str]) -> None:
-    """Refuse a method that an engine does not have.
-
-    Args:
-        target: what is to be launched or attached to.
-        label: the engine's name as people write it, such as `vLLM`.
-        methods: what it has.
-
-    Raises:
-        SettingsError: one line naming the option, its value and what is allowed.
-    """
-    if target.method not in methods:
-        raise SettingsError(
-            f"--speedbench-method={target.method}: {label} is launched with one of {', '.join(sorted(methods))}"
-        )
-
-
-def refuse_models(
-    target: Target, *, needs_draft_model: AbstractSet[str], takes_draft_model: AbstractSet[str]
-) -> None:
-    """Refuse a target that lacks a model or a draft, or names a model that is not there.
+def refuse_models(target: Target, method: Method) -> None:
+    """Refuse a target that lacks a model or a draft, or names a model that does not exist.
 
     Args:
         target: what is to be launched.
-        needs_draft_model: methods that cannot do without a draft model.
-        takes_draft_model: methods that may have one.
+        method: the target's.
 
     Raises:
         SettingsError: one line naming the option, its value and what is allowed.
@@ -58,22 +37,25 @@ def refuse_models(
             f"--speedbench-engine={target.engine} needs --speedbench-model: a name or a folder"
         )
     _refuse_missing("--speedbench-model", target.model)
-    if target.method != "none" and target.draft_length < 1:
+    refuse_draft_length(target, method)
+    if target.draft_model is not None:
+        _refuse_missing("--speedbench-draft-model", target.draft_model)
+    elif method.draft_model == "needed":
+        raise SettingsError(
+            f"--speedbench-method={method} needs --speedbench-draft-model: a name or a folder"
+        )
+
+
+def refuse_draft_length(target: Target, method: Method) -> None:
+    """Refuse a draft of no tokens.
+
+    Raises:
+        SettingsError: one line naming the option, its value and what is allowed.
+    """
+    if method.has_draft_length and target.draft_length < 1:
         raise SettingsError(
             f"--speedbench-draft-length={target.draft_length}: allowed is a whole number from 1"
         )
-    if target.draft_model is None:
-        if target.method in needs_draft_model:
-            raise SettingsError(
-                f"--speedbench-method={target.method} needs --speedbench-draft-model: a name or a folder"
-            )
-        return
-    if target.method not in takes_draft_model:
-        raise SettingsError(
-            f"--speedbench-draft-model={target.draft_model}: method {target.method} has no draft model; "
-            f"allowed with --speedbench-method={', '.join(sorted(takes_draft_model))}"
-        )
-    _refuse_missing("--speedbench-draft-model", target.draft_model)
 
 
 def flags(engine_args: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.engines.base import Counters, Generation, Hardware, HttpCall, Launch, Message, Reply
+from pytest_speedbench.engines.base import (
+    Counters,
+    Engine,
+    Generation,
+    Hardware,
+    HttpCall,
+    Launch,
+    Message,
+    Reply,
+)
+from pytest_speedbench.engines.launch import arguments
 from pytest_speedbench.engines.openai_wire import completion_call, prometheus_counters, read_stream, tokenize
 from pytest_speedbench.errors import SettingsError
+from pytest_speedbench.settings.methods import METHODS
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
-    from pytest_speedbench.settings.target import Target
 
 _MODEL = "reference"
 _OWNED = {
@@ -24,7 +35,7 @@ _OWNED = {
 """Launch arguments that a target may not give, and what to do instead."""
 
 
-class ReferenceEngine:
+class ReferenceEngine(Engine):
     """Launches `python -m pytest_speedbench.engines.reference`. Further launch arguments are its own options.
 
     Args:
@@ -32,12 +43,9 @@ class ReferenceEngine:
     """
 
     name = "reference"
-    methods = frozenset({"none", "ngram", "draft_model"})
-    ready_path = "/health"
+    methods = ("none", "ngram", replace(METHODS["draft_model"], draft_model="none"))
+    default_method = "draft_model"
     counts_per_request = True
-
-    def __init__(self, target: Target) -> None:
-        self._target = target
 
     def check(self) -> None:
         """Refuse models, which are built in, methods that are not, and arguments that belong to the target.
@@ -45,29 +53,19 @@ class ReferenceEngine:
         Raises:
             SettingsError: one line naming the option, its value and what is allowed.
         """
-        target = self._target
-        if target.method not in self.methods:
-            raise SettingsError(
-                f"--speedbench-method={target.method}: engine reference has {', '.join(sorted(self.methods))}"
-            )
+        target, method = self.target, self.method
         if target.url is not None:
             return
-        for option, value in (("model", target.model), ("draft-model", target.draft_model)):
-            if value is not None:
-                raise SettingsError(
-                    f"--speedbench-{option}={value}: the models of engine reference are built in; leave it out"
-                )
-        if target.method != "none" and target.draft_length < 1:
+        if target.model is not None:
             raise SettingsError(
-                f"--speedbench-draft-length={target.draft_length}: allowed is a whole number from 1"
+                f"--speedbench-model={target.model}: the models of engine reference are built in; leave it out"
             )
-        for argument in target.engine_args:
-            if instead := _OWNED.get(argument.split("=", 1)[0]):
-                raise SettingsError(f"--speedbench-engine-arg={argument}: {instead}")
+        arguments.refuse_draft_length(target, method)
+        arguments.refuse_owned(arguments.flags(target.engine_args), _OWNED)
 
     def launch(self, port: int) -> Launch:
         """The command that serves the target on 127.0.0.1:`port`."""
-        target = self._target
+        target = self.target
         command = [target.engine_python or sys.executable, "-m", "pytest_speedbench.engines.reference"]
         command += ["--port", str(port), "--method", target.method]
         if target.method != "none":
@@ -89,9 +87,6 @@ class ReferenceEngine:
     def tokenize(self, control: Control, messages: Sequence[Message]) -> tuple[int, ...] | None:
         """Token ids of a chat, template and generation prompt applied once."""
         return tokenize(control, messages, _MODEL)
-
-    def reset(self, control: Control) -> None:
-        """Nothing to forget: every request is computed from its own prompt alone."""
 
     def server_counters(self, control: Control) -> Counters | None:
         """Counters since the server's start, or None with method `none`."""

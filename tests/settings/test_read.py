@@ -1,0 +1,72 @@
+"""Settings of a run, read without pytest: options in, one frozen object out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_speedbench.errors import SettingsError
+from pytest_speedbench.settings.methods import Method, Offer
+from pytest_speedbench.settings.options import Option
+from pytest_speedbench.settings.read import Lookup, Settings, read
+
+OFFERS = {
+    "acme": Offer.of("acme", ("none", "ngram", "eagle3", Method("tree", draft_model="optional")), "tree"),
+    "plain": Offer.of("plain", ("none", "ngram"), "none"),
+}
+
+
+def offers(name: str) -> Offer:
+    return OFFERS[name]
+
+
+def given(values: dict[str, Any], place: str) -> Lookup:
+    def look_up(option: Option) -> tuple[Any, str, Path] | None:
+        return (values[option.field], f"{place}{option.name}", Path("/")) if option.field in values else None
+
+    return look_up
+
+
+def settings(rootdir: Path = Path("/"), ini: dict[str, Any] | None = None, **options: Any) -> Settings:
+    found = read(rootdir, given(options, "--speedbench-"), given(ini or {}, "tox.ini: speedbench_"), offers)
+    assert found is not None
+    return found
+
+
+def refusal(rootdir: Path = Path("/"), ini: dict[str, Any] | None = None, **options: Any) -> str:
+    with pytest.raises(SettingsError) as caught:
+        settings(rootdir, ini, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_no_engine_no_settings() -> None:
+    assert read(Path("/"), given({}, ""), given({}, ""), offers) is None
+
+
+class TestMethod:
+    def test_the_engine_says_which_one_it_has_by_default(self) -> None:
+        target = settings(engine="acme").target
+        assert (target.method, target.draft_length, target.name) == ("tree", 3, "acme-tree-k3")
+        target = settings(engine="plain").target
+        assert (target.method, target.draft_length, target.name) == ("none", 0, "plain-none")
+
+    def test_one_that_it_does_not_have_is_refused_with_those_that_it_has(self) -> None:
+        assert (
+            refusal(engine="plain", method="tree") == "--speedbench-method=tree: engine plain has ngram, none"
+        )
+        assert refusal(engine="plain", ini={"method": "tree"}) == (
+            "--speedbench-method (ini)=tree: engine plain has ngram, none"
+        )
+
+    def test_a_draft_model_goes_with_methods_that_take_one(self) -> None:
+        assert settings(engine="acme", draft_model="d").target.draft_model == "d"
+        assert refusal(engine="acme", method="ngram", draft_model="d") == (
+            "--speedbench-draft-model=d: method ngram of engine acme has no draft model; "
+            "allowed with --speedbench-method=eagle3, tree"
+        )
+        assert refusal(engine="plain", draft_model="d").endswith(
+            "of engine plain has no draft model; leave it out"
+        )
