@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_speedbench.catalogue import UNITS
 from pytest_speedbench.errors import SpeedBenchError
-from pytest_speedbench.metrics.catalogue import UNITS
 from pytest_speedbench.speed_bench import GATED
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class MeasuredCell:
         self._item = item
 
     def metric(self, name: str) -> float:
-        """A metric's value, in the unit of `metrics.catalogue.UNITS`.
+        """A metric's value, in the unit of `catalogue.UNITS`.
 
         Args:
             name: for example `acceptance_length` or `ttft_s_p99`.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import zip_longest
 from statistics import fmean, median
 
+from pytest_speedbench.catalogue import ACCEPTANCE, METRICS
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.metrics import acceptance
 from pytest_speedbench.metrics.acceptance import StepCounts
@@ -15,19 +16,14 @@ from pytest_speedbench.metrics.one_round import MeasuredRound
 from pytest_speedbench.metrics.problems import CLIENT_LATE_S, CLIENT_OVERLOADED
 from pytest_speedbench.settings.target import UNKNOWN
 
-_STEP_LATENCY = ("step_latency_s_mean", "step_latency_s_median", "step_latency_s_p99")
+_STEP_LATENCY = tuple(name for name in METRICS if name.startswith("step_latency_s_"))
 _CLIENT_BUSY = 0.5
 """Share of a round that the client's thread spent computing: above it, a note."""
 _CLIENT_LATE_S = 0.02
 """Lateness (p99) of the client's event loop in seconds: above it, a note."""
 _OTHER_PROCESSES_BUSY = 0.05
 """Share of the processors' time that went to neither engine nor client: above it in any round, a note."""
-_ACCEPTANCE = (
-    "acceptance_length",
-    "drafted_acceptance_length",
-    "mean_of_requests_acceptance_length",
-    "draft_acceptance_rate",
-)
+_ACCEPTANCE = tuple(name for name, metric in METRICS.items() if metric.kind == ACCEPTANCE)
 
 
 def combine(cell: Cell, method: str, rounds: Sequence[MeasuredRound]) -> Measurement:
@@ -55,7 +51,8 @@ def combine(cell: Cell, method: str, rounds: Sequence[MeasuredRound]) -> Measure
         metrics["mean_of_requests_acceptance_length"] = fmean(means)
     elif counts is not None:
         reason = "the engine counts per server only, not per request"
-        missing.update(dict.fromkeys(("mean_of_requests_acceptance_length", *_STEP_LATENCY[1:]), reason))
+        of_requests = (name for name in _STEP_LATENCY if name != "step_latency_s_mean")
+        missing.update(dict.fromkeys(("mean_of_requests_acceptance_length", *of_requests), reason))
     delivered = any(round_.delivered for round_ in rounds)
     for name, reason in _why_untimed(cell, counts, method, delivered).items():
         if name not in metrics:
@@ -127,9 +124,8 @@ def _why_untimed(cell: Cell, counts: StepCounts | None, method: str, delivered: 
         "steady_output_tps": f"the batch of {cell.batch_size} was never full",
         "user_tps": "no request's tokens arrived at more than one moment",
     }
-    for name in ("ttft_s", "inter_token_latency_s", "end_to_end_s"):
-        reasons.update(dict.fromkeys((f"{name}_{each}" for each in ("mean", "median", "p99")), second))
-    return reasons | dict.fromkeys(_STEP_LATENCY, _no_steps(counts, method))
+    timed = (name for name, metric in METRICS.items() if metric.unit == "s")
+    return dict.fromkeys(timed, second) | reasons | dict.fromkeys(_STEP_LATENCY, _no_steps(counts, method))
 
 
 def _accept(

@@ -1,4 +1,4 @@
-"""Latency: time to the first token, between tokens, per step, and end to end, as mean, median and p99."""
+"""Latency: time to the first token, between tokens, per step, and end to end, as mean, median, p90, p95 and p99."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def step_latency_s(requests: Sequence[RequestRecord], steps: Sequence[int]) -> N
 
 
 def spread(name: str, values_s: NDArray[np.float64]) -> dict[str, float]:
-    """Mean, median and 99th percentile (linear between values) as metrics; empty without values.
+    """Mean, median and the 90th, 95th and 99th percentile (linear between values) as metrics; empty without values.
 
     Args:
         name: metric name without suffix, such as `ttft_s`.
@@ -60,8 +60,8 @@ def spread(name: str, values_s: NDArray[np.float64]) -> dict[str, float]:
     """
     if not values_s.size:
         return {}
-    return {
-        f"{name}_mean": float(values_s.mean()),
-        f"{name}_median": float(np.median(values_s)),
-        f"{name}_p99": float(np.percentile(values_s, 99)),
+    percentiles = np.percentile(values_s, (50, 90, 95, 99))
+    return {f"{name}_mean": float(values_s.mean())} | {
+        f"{name}_{suffix}": float(value)
+        for suffix, value in zip(("median", "p90", "p95", "p99"), percentiles, strict=True)
     }

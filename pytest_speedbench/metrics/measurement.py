@@ -49,7 +49,7 @@ class Measurement:
 
     cell: Cell
     metrics: Mapping[str, float]
-    """By metric name, units in `metrics.catalogue.UNITS`; a metric that could not be measured is absent."""
+    """By metric name, units in `catalogue.UNITS`; a metric that could not be measured is absent."""
     prompts: tuple[PromptTally, ...]
     per_position: Mapping[str, tuple[float, ...]]
     """`conditional_acceptance_rate` and `joint_acceptance_rate` by position, `histogram` of accepted drafts."""

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from pytest_speedbench.catalogue import UNITS
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.engines.base import Counters
 from pytest_speedbench.load.records import Arrivals, RequestRecord, RoundRecord
-from pytest_speedbench.metrics.catalogue import UNITS
 from pytest_speedbench.metrics.combine_rounds import mean_over_categories
 from pytest_speedbench.metrics.measurement import Measurement
 from tests.metrics.records import build, counters, prompt, request, round_of
