@@ -99,6 +99,8 @@ METRICS = {
             column="speedup",
             decimals=2,
         ),
+        Metric("first_arrival_tokens", "tokens", "tokens of the first arrival", THROUGHPUT, None, decimals=2),
+        Metric("tokens_per_arrival", "tokens", "tokens per later arrival", THROUGHPUT, None, decimals=2),
         *_latency("ttft_s", "time to first token"),
         *_latency("inter_token_latency_s", "inter-token latency"),
         *_latency("step_latency_s", "step latency"),

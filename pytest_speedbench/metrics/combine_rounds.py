@@ -23,6 +23,8 @@ _CLIENT_LATE_S = 0.02
 """Lateness (p99) of the client's event loop in seconds: above it, a note."""
 _OTHER_PROCESSES_BUSY = 0.05
 """Share of the processors' time that went to neither engine nor client: above it in any round, a note."""
+_FIRST_ARRIVAL_TOKENS = 1.5
+"""Mean tokens of a request's first arrival: above it, a note. 1 where a server sends the first token by itself."""
 _ACCEPTANCE = tuple(name for name, metric in METRICS.items() if metric.kind == ACCEPTANCE)
 
 
@@ -122,7 +124,10 @@ def _why_untimed(cell: Cell, counts: StepCounts | None, method: str, delivered: 
     reasons = {
         "output_tps": "no request delivered a token",
         "steady_output_tps": f"the batch of {cell.batch_size} was never full",
-        "user_tps": "no request's tokens arrived at more than one moment",
+        **dict.fromkeys(
+            ("user_tps", "first_arrival_tokens", "tokens_per_arrival"),
+            "no request's tokens arrived at more than one moment",
+        ),
     }
     timed = (name for name, metric in METRICS.items() if metric.unit == "s")
     return dict.fromkeys(timed, second) | reasons | dict.fromkeys(_STEP_LATENCY, _no_steps(counts, method))
@@ -247,6 +252,14 @@ def _notes(method: str, rounds: Sequence[MeasuredRound], pooled: StepCounts | No
     if repeats:
         prompts = max(len(round_.tallies) for round_ in rounds)
         notes.append(f"a round sends more than its prompts ({prompts}): some were sent {repeats + 1} times")
+    first = [
+        round_.times["first_arrival_tokens"] for round_ in rounds if "first_arrival_tokens" in round_.times
+    ]
+    if first and median(first) > _FIRST_ARRIVAL_TOKENS:
+        notes.append(
+            f"the server sends its first token together with the next step's ({median(first):.2f} tokens in the first "
+            "arrival): time to first token includes these; user TPS and step latency are corrected for them"
+        )
     at_once = sum(round_.at_once for round_ in rounds)
     if at_once:
         notes.append(

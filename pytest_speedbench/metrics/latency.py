@@ -36,17 +36,18 @@ def end_to_end_s(requests: Sequence[RequestRecord]) -> NDArray[np.float64]:
 
 
 def step_latency_s(requests: Sequence[RequestRecord], steps: Sequence[int]) -> NDArray[np.float64]:
-    """Seconds per decode step; one value per step, each the mean of its request: decode seconds / steps.
+    """Seconds per decode step; one value per step, each the mean of its request: `decode_s` / steps.
 
     One step cannot be timed from outside, as chunks are not steps; a request's mean can. Each value is
     repeated for every step of its request, so that the mean is that over all steps, and
-    user TPS = acceptance length / mean step latency holds exactly.
+    user TPS = acceptance length / mean step latency holds exactly for the requests that could be timed. Those whose
+    tokens arrived all at once are in the acceptance length of a cell, and in neither of the other two.
 
     Args:
         requests: finished requests.
         steps: decode steps of each, in the same order.
     """
-    pairs = [(decode_s(r), n) for r, n in zip(requests, steps, strict=True) if n > 0 and is_timed(r)]
+    pairs = [(decode_s(r, n), n) for r, n in zip(requests, steps, strict=True) if n > 0 and is_timed(r)]
     latencies = np.array([seconds / n for seconds, n in pairs], dtype=np.float64)
     return np.repeat(latencies, np.array([n for _, n in pairs], dtype=np.int64))
 
