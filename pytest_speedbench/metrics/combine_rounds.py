@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import zip_longest
 from statistics import fmean, median
 
@@ -11,7 +11,7 @@ from pytest_speedbench.catalogue import ACCEPTANCE, METRICS
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.metrics import acceptance
 from pytest_speedbench.metrics.acceptance import StepCounts
-from pytest_speedbench.metrics.measurement import Measurement, PromptTally
+from pytest_speedbench.metrics.measurement import Measurement, PromptTally, RoundFigures
 from pytest_speedbench.metrics.one_round import MeasuredRound
 from pytest_speedbench.metrics.problems import CLIENT_LATE_S, CLIENT_OVERLOADED
 from pytest_speedbench.settings.target import UNKNOWN
@@ -74,6 +74,7 @@ def combine(cell: Cell, method: str, rounds: Sequence[MeasuredRound]) -> Measure
         notes=tuple(_notes(method, rounds, counts)),
         counter_source=_listed(round_.counter_source for round_ in rounds),
         tokenization=_listed(round_.tokenization for round_ in rounds) or "",
+        estimated=any(round_.estimated for round_ in rounds),
         prompt_tokens=sum(round_.prompt_tokens for round_ in rounds),
     )
 
@@ -81,7 +82,8 @@ def combine(cell: Cell, method: str, rounds: Sequence[MeasuredRound]) -> Measure
 def mean_over_categories(cell: Cell, measurements: Sequence[Measurement]) -> Measurement:
     """The unweighted mean of each metric over the categories of one split and batch size, as SPEED-Bench has it.
 
-    It holds what can be averaged: metrics that all categories have. It has no prompts of its own.
+    It holds what can be averaged: metrics that all categories have. It has no prompts of its own. Its round i is the mean
+    of the categories' rounds i, as many as all of them have.
 
     Args:
         cell: the mean cell.
@@ -98,7 +100,7 @@ def mean_over_categories(cell: Cell, measurements: Sequence[Measurement]) -> Mea
         metrics={name: fmean(each.metrics[name] for each in measurements) for name in sorted(shared)},
         prompts=(),
         per_position={},
-        rounds=(),
+        rounds=tuple(map(_mean_figures, zip(*(each.rounds for each in measurements), strict=False))),
         sent=sum(each.sent for each in measurements),
         finished=sum(each.finished for each in measurements),
         failed=sum(each.failed for each in measurements),
@@ -108,8 +110,19 @@ def mean_over_categories(cell: Cell, measurements: Sequence[Measurement]) -> Mea
         ),
         counter_source=_listed(each.counter_source for each in measurements),
         tokenization=_listed(each.tokenization for each in measurements) or "",
+        estimated=any(each.estimated for each in measurements),
         prompt_tokens=sum(each.prompt_tokens for each in measurements),
     )
+
+
+def _mean_figures(rounds: Sequence[RoundFigures]) -> RoundFigures:
+    """The mean of each figure over categories; None where one of them does not have it."""
+
+    def mean(name: str) -> float | None:
+        values = [getattr(figures, name) for figures in rounds]
+        return None if None in values else fmean(values)
+
+    return RoundFigures(**{item.name: mean(item.name) for item in fields(RoundFigures)})
 
 
 def _total(counts: Sequence[StepCounts | None]) -> StepCounts | None:
