@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from pytest_speedbench.catalogue import UNITS
 from pytest_speedbench.errors import NotMeasured, SpeedBenchError
-from pytest_speedbench.metrics.catalogue import UNITS
 from pytest_speedbench.report.failure import failure_text
 from pytest_speedbench.report.junit import properties
 from pytest_speedbench.speed_bench import GATED
@@ -66,7 +66,7 @@ class MeasuredCell:
         return measurement
 
     def metric(self, name: str) -> float:
-        """A metric's value, in the unit of `metrics.catalogue.UNITS`: as judged, once it was.
+        """A metric's value, in the unit of `catalogue.UNITS`: as judged, once it was.
 
         Args:
             name: for example `acceptance_length` or `ttft_s_p99`.

@@ -5,6 +5,8 @@ Constants only: every pytest run imports them.
 
 from __future__ import annotations
 
+from pytest_speedbench.catalogue import GATED_ACCEPTANCE, GATED_THROUGHPUT
+
 QUALITATIVE = "qualitative"
 DOMAINS = (
     "coding",
@@ -34,9 +36,9 @@ MAX_BATCH_SIZE = 512
 DEFAULT_BATCH_SIZES = (1, 32)
 """For tests that name none, in runs that name none."""
 
-ACCEPTANCE = ("acceptance_length",)
+ACCEPTANCE = GATED_ACCEPTANCE
 """Gated metrics that are a property of models and prompts, and compare across machines."""
-THROUGHPUT = ("output_tps", "user_tps", "speedup")
+THROUGHPUT = GATED_THROUGHPUT
 """Gated metrics that compare only on the same hardware. More is better in all of them."""
 GATED = ACCEPTANCE + THROUGHPUT
 

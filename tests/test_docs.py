@@ -16,12 +16,11 @@ import yaml
 from numpy.typing import NDArray
 
 from pytest_speedbench import engines, files
+from pytest_speedbench.catalogue import DEFAULT_TOLERANCES, UNITS
 from pytest_speedbench.gate.check import Verdict
 from pytest_speedbench.gate.decide import decide, looks, share_of_alpha
 from pytest_speedbench.gate.estimate import Pair, ratio_of_ratios
-from pytest_speedbench.metrics.catalogue import UNITS
 from pytest_speedbench.settings.options import OPTIONS, TOLERATED
-from pytest_speedbench.settings.read import DEFAULT_TOLERANCES
 from pytest_speedbench.settings.targets_file import SCHEMA
 
 ROOT = Path(__file__).parent.parent

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import zip_longest
 from statistics import fmean, median
 
+from pytest_speedbench.catalogue import ACCEPTANCE, METRICS
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.metrics import acceptance
 from pytest_speedbench.metrics.acceptance import StepCounts
-from pytest_speedbench.metrics.measurement import Measurement, PromptTally
+from pytest_speedbench.metrics.measurement import Measurement, PromptTally, RoundFigures
 from pytest_speedbench.metrics.one_round import MeasuredRound
 from pytest_speedbench.metrics.problems import CLIENT_LATE_S, CLIENT_OVERLOADED
 from pytest_speedbench.settings.methods import Method, method_of
 
-_STEP_LATENCY = ("step_latency_s_mean", "step_latency_s_median", "step_latency_s_p99")
+_STEP_LATENCY = tuple(name for name in METRICS if name.startswith("step_latency_s_"))
 _CLIENT_BUSY = 0.5
 """Share of a round that the client's thread spent computing: above it, a note."""
 _CLIENT_LATE_S = 0.02
 """Lateness (p99) of the client's event loop in seconds: above it, a note."""
 _OTHER_PROCESSES_BUSY = 0.05
 """Share of the processors' time that went to neither engine nor client: above it in any round, a note."""
-_ACCEPTANCE = (
-    "acceptance_length",
-    "drafted_acceptance_length",
-    "mean_of_requests_acceptance_length",
-    "draft_acceptance_rate",
-)
+_FIRST_ARRIVAL_TOKENS = 1.5
+"""Mean tokens of a request's first arrival: above it, a note. 1 where a server sends the first token by itself."""
+_ACCEPTANCE = tuple(name for name, metric in METRICS.items() if metric.kind == ACCEPTANCE)
 
 
 def combine(cell: Cell, method: Method | str, rounds: Sequence[MeasuredRound]) -> Measurement:
@@ -55,7 +53,8 @@ def combine(cell: Cell, method: Method | str, rounds: Sequence[MeasuredRound]) -
         metrics["mean_of_requests_acceptance_length"] = fmean(means)
     elif counts is not None:
         reason = "the engine counts per server only, not per request"
-        missing.update(dict.fromkeys(("mean_of_requests_acceptance_length", *_STEP_LATENCY[1:]), reason))
+        of_requests = (name for name in _STEP_LATENCY if name != "step_latency_s_mean")
+        missing.update(dict.fromkeys(("mean_of_requests_acceptance_length", *of_requests), reason))
     delivered = any(round_.delivered for round_ in rounds)
     for name, reason in _why_untimed(cell, counts, method, delivered).items():
         if name not in metrics:
@@ -75,6 +74,7 @@ def combine(cell: Cell, method: Method | str, rounds: Sequence[MeasuredRound]) -
         notes=tuple(_notes(method, rounds, counts)),
         counter_source=_listed(round_.counter_source for round_ in rounds),
         tokenization=_listed(round_.tokenization for round_ in rounds) or "",
+        estimated=any(round_.estimated for round_ in rounds),
         prompt_tokens=sum(round_.prompt_tokens for round_ in rounds),
     )
 
@@ -82,7 +82,8 @@ def combine(cell: Cell, method: Method | str, rounds: Sequence[MeasuredRound]) -
 def mean_over_categories(cell: Cell, measurements: Sequence[Measurement]) -> Measurement:
     """The unweighted mean of each metric over the categories of one split and batch size, as SPEED-Bench has it.
 
-    It holds what can be averaged: metrics that all categories have. It has no prompts of its own.
+    It holds what can be averaged: metrics that all categories have. It has no prompts of its own. Its round i is the mean
+    of the categories' rounds i, as many as all of them have.
 
     Args:
         cell: the mean cell.
@@ -99,7 +100,7 @@ def mean_over_categories(cell: Cell, measurements: Sequence[Measurement]) -> Mea
         metrics={name: fmean(each.metrics[name] for each in measurements) for name in sorted(shared)},
         prompts=(),
         per_position={},
-        rounds=(),
+        rounds=tuple(map(_mean_figures, zip(*(each.rounds for each in measurements), strict=False))),
         sent=sum(each.sent for each in measurements),
         finished=sum(each.finished for each in measurements),
         failed=sum(each.failed for each in measurements),
@@ -109,8 +110,19 @@ def mean_over_categories(cell: Cell, measurements: Sequence[Measurement]) -> Mea
         ),
         counter_source=_listed(each.counter_source for each in measurements),
         tokenization=_listed(each.tokenization for each in measurements) or "",
+        estimated=any(each.estimated for each in measurements),
         prompt_tokens=sum(each.prompt_tokens for each in measurements),
     )
+
+
+def _mean_figures(rounds: Sequence[RoundFigures]) -> RoundFigures:
+    """The mean of each figure over categories; None where one of them does not have it."""
+
+    def mean(name: str) -> float | None:
+        values = [getattr(figures, name) for figures in rounds]
+        return None if None in values else fmean(values)
+
+    return RoundFigures(**{item.name: mean(item.name) for item in fields(RoundFigures)})
 
 
 def _total(counts: Sequence[StepCounts | None]) -> StepCounts | None:
@@ -127,11 +139,13 @@ def _why_untimed(
     reasons = {
         "output_tps": "no request delivered a token",
         "steady_output_tps": f"the batch of {cell.batch_size} was never full",
-        "user_tps": "no request's tokens arrived at more than one moment",
+        **dict.fromkeys(
+            ("user_tps", "first_arrival_tokens", "tokens_per_arrival"),
+            "no request's tokens arrived at more than one moment",
+        ),
     }
-    for name in ("ttft_s", "inter_token_latency_s", "end_to_end_s"):
-        reasons.update(dict.fromkeys((f"{name}_{each}" for each in ("mean", "median", "p99")), second))
-    return reasons | dict.fromkeys(_STEP_LATENCY, _no_steps(counts, method))
+    timed = (name for name, metric in METRICS.items() if metric.unit == "s")
+    return dict.fromkeys(timed, second) | reasons | dict.fromkeys(_STEP_LATENCY, _no_steps(counts, method))
 
 
 def _accept(
@@ -257,6 +271,14 @@ def _notes(method: Method | str, rounds: Sequence[MeasuredRound], pooled: StepCo
     if repeats:
         prompts = max(len(round_.tallies) for round_ in rounds)
         notes.append(f"a round sends more than its prompts ({prompts}): some were sent {repeats + 1} times")
+    first = [
+        round_.times["first_arrival_tokens"] for round_ in rounds if "first_arrival_tokens" in round_.times
+    ]
+    if first and median(first) > _FIRST_ARRIVAL_TOKENS:
+        notes.append(
+            f"the server sends its first token together with the next step's ({median(first):.2f} tokens in the first "
+            "arrival): time to first token includes these; user TPS and step latency are corrected for them"
+        )
     at_once = sum(round_.at_once for round_ in rounds)
     if at_once:
         notes.append(

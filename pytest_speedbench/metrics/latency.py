@@ -1,4 +1,4 @@
-"""Latency: time to the first token, between tokens, per step, and end to end, as mean, median and p99."""
+"""Latency: time to the first token, between tokens, per step, and end to end, as mean, median, p90, p95 and p99."""
 
 from __future__ import annotations
 
@@ -36,23 +36,24 @@ def end_to_end_s(requests: Sequence[RequestRecord]) -> NDArray[np.float64]:
 
 
 def step_latency_s(requests: Sequence[RequestRecord], steps: Sequence[int]) -> NDArray[np.float64]:
-    """Seconds per decode step; one value per step, each the mean of its request: decode seconds / steps.
+    """Seconds per decode step; one value per step, each the mean of its request: `decode_s` / steps.
 
     One step cannot be timed from outside, as chunks are not steps; a request's mean can. Each value is
     repeated for every step of its request, so that the mean is that over all steps, and
-    user TPS = acceptance length / mean step latency holds exactly.
+    user TPS = acceptance length / mean step latency holds exactly for the requests that could be timed. Those whose
+    tokens arrived all at once are in the acceptance length of a cell, and in neither of the other two.
 
     Args:
         requests: finished requests.
         steps: decode steps of each, in the same order.
     """
-    pairs = [(decode_s(r), n) for r, n in zip(requests, steps, strict=True) if n > 0 and is_timed(r)]
+    pairs = [(decode_s(r, n), n) for r, n in zip(requests, steps, strict=True) if n > 0 and is_timed(r)]
     latencies = np.array([seconds / n for seconds, n in pairs], dtype=np.float64)
     return np.repeat(latencies, np.array([n for _, n in pairs], dtype=np.int64))
 
 
 def spread(name: str, values_s: NDArray[np.float64]) -> dict[str, float]:
-    """Mean, median and 99th percentile (linear between values) as metrics; empty without values.
+    """Mean, median and the 90th, 95th and 99th percentile (linear between values) as metrics; empty without values.
 
     Args:
         name: metric name without suffix, such as `ttft_s`.
@@ -60,8 +61,8 @@ def spread(name: str, values_s: NDArray[np.float64]) -> dict[str, float]:
     """
     if not values_s.size:
         return {}
-    return {
-        f"{name}_mean": float(values_s.mean()),
-        f"{name}_median": float(np.median(values_s)),
-        f"{name}_p99": float(np.percentile(values_s, 99)),
+    percentiles = np.percentile(values_s, (50, 90, 95, 99))
+    return {f"{name}_mean": float(values_s.mean())} | {
+        f"{name}_{suffix}": float(value)
+        for suffix, value in zip(("median", "p90", "p95", "p99"), percentiles, strict=True)
     }

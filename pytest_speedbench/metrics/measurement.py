@@ -49,7 +49,7 @@ class Measurement:
 
     cell: Cell
     metrics: Mapping[str, float]
-    """By metric name, units in `metrics.catalogue.UNITS`; a metric that could not be measured is absent."""
+    """By metric name, units in `catalogue.UNITS`; a metric that could not be measured is absent."""
     prompts: tuple[PromptTally, ...]
     per_position: Mapping[str, tuple[float, ...]]
     """`conditional_acceptance_rate` and `joint_acceptance_rate` by position, `histogram` of accepted drafts."""
@@ -70,5 +70,7 @@ class Measurement:
     random_control: Mapping[str, float] | None = None
     """Metrics of one round on random tokens of the same input lengths; None where it was not asked for."""
     tokenization: str = ""
+    estimated: bool = False
+    """Whether stream events were taken for decode steps, so that acceptance length is an estimate: `~2.65 estimated`."""
     prompt_tokens: int = 0
     """Input tokens of all requests; a change betrays another tokenizer or chat template."""

@@ -83,7 +83,7 @@ def measure_round(method: Method | str, round_: RoundRecord, prompts: Sequence[P
     times: dict[str, float] = {}
     if overload is None:
         steps = [counted[id(r)].steps for r in delivered] if complete else None
-        times = _times(round_, delivered) | _step_latency(delivered, steps, pooled)
+        times = _times(round_, delivered, steps) | _step_latency(delivered, steps, pooled)
     return MeasuredRound(
         figures=RoundFigures(
             output_tps=times.get("output_tps"),
@@ -133,13 +133,21 @@ def _mean_of_requests(requests: Sequence[RequestRecord], counted: Mapping[int, S
     return acceptance.mean_of_requests_acceptance_length(map(acceptance.total, conversations.values()))
 
 
-def _times(round_: RoundRecord, delivered: Sequence[RequestRecord]) -> dict[str, float]:
-    """What the client's clock tells of a round."""
-    times = {}
+def _times(
+    round_: RoundRecord, delivered: Sequence[RequestRecord], steps: Sequence[int] | None
+) -> dict[str, float]:
+    """What the client's clock measured in a round.
+
+    Args:
+        round_: one measured pass.
+        delivered: its requests that brought a token.
+        steps: decode steps of each of these, where the engine reports them.
+    """
+    times = throughput.streaming_pattern(delivered)
     for name, value in (
         ("output_tps", throughput.output_tps(round_) if delivered else None),
         ("steady_output_tps", throughput.steady_output_tps([round_]) or None),
-        ("user_tps", throughput.user_tps(delivered)),
+        ("user_tps", throughput.user_tps(delivered, steps)),
     ):
         if value is not None:
             times[name] = value
@@ -162,7 +170,7 @@ def _step_latency(
     if pooled is None or not pooled.steps:
         return times
     if steps is None:
-        seconds = sum(map(throughput.decode_s, delivered))
+        seconds = sum(throughput.decode_s(request) for request in delivered)
         return {"step_latency_s_mean": seconds / pooled.steps} if seconds > 0 else {}
     if times:
         times["step_latency_s_mean"] *= sum(steps) / pooled.steps  # some may be told by the server only

@@ -100,26 +100,92 @@ def counts(request: RequestRecord) -> NDArray[np.uint32]:
     return np.asarray(request.arrivals.tokens, dtype=np.uint32)
 
 
-def user_tps(requests: Sequence[RequestRecord]) -> float | None:
-    """Output tokens per second of one request, prefill excluded: sum(tokens - 1) / sum(decode seconds).
+def user_tps(requests: Sequence[RequestRecord], steps: Sequence[int] | None = None) -> float | None:
+    """Output tokens per second of one request, prefill excluded: sum(tokens - 1) / sum(`decode_s`).
 
-    Per request as SPEED-Bench's `Generation Tokens Per Second`, (n - 1) / (t_last - t_first); pooled as a ratio
-    of sums, so that a short request weighs by its time. Requests whose tokens arrived all at once have no
-    decode time and are left out; None where none is left.
+    Per request as SPEED-Bench's `Generation Tokens Per Second`, (n - 1) / (t_last - t_first), but the same whether a
+    server sends the first token alone or together with the next steps; pooled as a ratio of sums, so that a short
+    request weighs by its time. Requests whose tokens arrived all at once have no decode time and are left out; None
+    where none is left.
+
+    Args:
+        requests: finished requests.
+        steps: decode steps of each, in the same order, where the engine reports them.
     """
-    timed = [request for request in requests if is_timed(request)]
-    seconds = sum(decode_s(request) for request in timed)
-    return sum(request.output_tokens - 1 for request in timed) / seconds if seconds > 0 else None
+    counted = [None] * len(requests) if steps is None else steps
+    timed = [(r, decode_s(r, n)) for r, n in zip(requests, counted, strict=True) if is_timed(r)]
+    seconds = sum(seconds for _, seconds in timed)
+    return sum(request.output_tokens - 1 for request, _ in timed) / seconds if seconds > 0 else None
 
 
 def is_timed(request: RequestRecord) -> bool:
     """Whether tokens arrived at more than one moment, so that decoding can be timed."""
-    return decode_s(request) > 0
+    return len(request.arrivals) > 1 and span_s(request) > 0
 
 
-def decode_s(request: RequestRecord) -> float:
-    """Seconds from the first to the last token: the time of all decode steps."""
+def span_s(request: RequestRecord) -> float:
+    """Seconds from the first arrival to the last; 0 without any."""
     return request.arrivals.received_s[-1] - request.arrivals.received_s[0] if request.arrivals else 0.0
+
+
+def decode_s(request: RequestRecord, steps: int | None = None) -> float:
+    """Seconds of all decode steps of a request, whatever arrived together with its first token.
+
+    Where that token arrives alone, the time since it. Where the tokens of further steps arrive with it, the time since
+    then holds the remaining steps only, and all steps take in proportion:
+
+        decode_s = span * steps / (steps - those of the first arrival).
+
+    How many steps those are is in general not known. They are at least as many as it takes to deliver that many
+    tokens with full drafts, and at most as many as leave a step for each later arrival; often the two are one number. Between
+    the two they are taken in proportion to tokens, as they are where the engine does not report a request's steps.
+
+    Args:
+        request: one that delivered a token.
+        steps: its decode steps, where the engine reports them.
+    """
+    tokens = request.output_tokens - 1
+    early = first_arrival_tokens(request) - 1
+    if not 0 < early < tokens:
+        return span_s(request)
+    whole = tokens if steps is None else steps
+    return span_s(request) * whole / (whole - _steps_of_first_arrival(request, steps, early, tokens))
+
+
+def _steps_of_first_arrival(request: RequestRecord, steps: int | None, early: int, tokens: int) -> float:
+    """Steps that the tokens took that arrived with the first one; in tokens where steps are not known."""
+    if steps is None:
+        return early
+    draft_length = request.counters.draft_length if request.counters is not None else 0
+    in_proportion = steps * early / tokens
+    fewest = -(-early // (1 + draft_length))
+    most = steps - (len(request.arrivals) - 1)
+    if fewest > most:  # one step in several arrivals, or steps that are a lower bound
+        return in_proportion
+    return min(max(in_proportion, fewest), most)
+
+
+def first_arrival_tokens(request: RequestRecord) -> int:
+    """Tokens that arrived at the first moment: 1 where the first token is sent by itself; 0 without any."""
+    return request.arrivals.tokens[0] if request.arrivals else 0
+
+
+def streaming_pattern(requests: Sequence[RequestRecord]) -> dict[str, float]:
+    """How a server cuts its output into events, as metrics: what a change of this alone must not be taken for speed.
+
+    `first_arrival_tokens` is the mean over requests of several arrivals; 1 where the first token is sent by itself.
+    `tokens_per_arrival` is the mean over all later arrivals: the acceptance length where each brings one step, more
+    where steps are merged.
+    """
+    several = [request for request in requests if len(request.arrivals) > 1]
+    if not several:
+        return {}
+    first = [first_arrival_tokens(request) for request in several]
+    later = sum(request.arrivals.total_tokens for request in several) - sum(first)
+    return {
+        "first_arrival_tokens": sum(first) / len(several),
+        "tokens_per_arrival": later / sum(len(request.arrivals) - 1 for request in several),
+    }
 
 
 def elapsed_s(request: RequestRecord) -> float:

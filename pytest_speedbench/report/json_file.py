@@ -8,8 +8,8 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_speedbench.catalogue import UNITS
 from pytest_speedbench.files import write_whole
-from pytest_speedbench.metrics.catalogue import UNITS
 from pytest_speedbench.report.sensitivity_text import seen
 from pytest_speedbench.report.terminal import notices
 

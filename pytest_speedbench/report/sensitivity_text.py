@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pytest_speedbench.catalogue import METRICS
 from pytest_speedbench.gate.sensitivity import Sensitivity, Underpowered, sensitivities, underpowered
-from pytest_speedbench.report.wording import METRICS, listed, loss
+from pytest_speedbench.report.wording import listed, loss
 from pytest_speedbench.speed_bench import ACCEPTANCE
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def seen(cells: Sequence[CellRun]) -> tuple[tuple[Sensitivity, ...], tuple[Under
 def sensitivity_line(found: Sequence[Sensitivity]) -> str | None:
     """`this run could have seen a loss of 2.1 % in acceptance length and 6.0 % in output TPS`."""
     single, means = (
-        [f"{loss(each.loss)} in {METRICS[each.metric]}" for each in found if each.of_means is of_means]
+        [f"{loss(each.loss)} in {METRICS[each.metric].label}" for each in found if each.of_means is of_means]
         for of_means in (False, True)
     )
     if not found:

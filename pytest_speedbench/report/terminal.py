@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pytest_speedbench.catalogue import METRICS
 from pytest_speedbench.gate.check import Verdict
 from pytest_speedbench.report.failure import failure_text
 from pytest_speedbench.report.sensitivity_text import seen, sensitivity_line, underpowered_lines
@@ -28,7 +29,7 @@ COLORS = {
     Verdict.INVALID: "red",
     Verdict.REGRESSION: "red",
 }
-COLUMNS = {"acceptance_length": "AL", "output_tps": "out TPS", "speedup": "speedup"}
+COLUMNS = {name: metric.column for name, metric in METRICS.items() if metric.column is not None}
 
 
 def summary(result: RunResult) -> list[Line]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_speedbench.catalogue import METRICS
+
 if TYPE_CHECKING:
     from pytest_speedbench.cells import Cell
     from pytest_speedbench.gate.baseline import Conditions
@@ -14,18 +16,14 @@ if TYPE_CHECKING:
 
 WIDTH = 79
 """A terminal of 80 columns shows every line whole."""
-METRICS = {
-    "acceptance_length": "acceptance length",
-    "output_tps": "output TPS",
-    "user_tps": "user TPS",
-    "speedup": "speedup",
-}
-"""Gated metrics as they are called in a sentence."""
 
 
 def number(metric: str, value: float) -> str:
     """A metric's value with as many digits as it deserves: `2.81`, `2363`, `41.7`."""
-    if metric in ("acceptance_length", "speedup") or value < 10:
+    decimals = METRICS[metric].decimals
+    if decimals is not None:
+        return f"{value:.{decimals}f}"
+    if value < 10:
         return f"{value:.2f}"
     return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 

@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from pytest_speedbench.speed_bench import DOMAINS, ENTROPY_TIERS, GATED, MAX_BATCH_SIZE, SPLITS
+from pytest_speedbench.catalogue import DEFAULT_TOLERANCES
+from pytest_speedbench.speed_bench import DOMAINS, ENTROPY_TIERS, MAX_BATCH_SIZE, SPLITS
 
 TARGETS_FILE = "speedbench.yaml"
-TOLERATED = (*GATED, *(f"mean_{metric}" for metric in GATED))
+TOLERATED = tuple(DEFAULT_TOLERANCES)
 """What has a tolerance: each gated metric of a category, and of the mean over categories."""
 
 
@@ -307,8 +308,8 @@ OPTIONS = (
     ),
     Option(
         "tolerance",
-        "allowed relative loss; repeatable (default: acceptance_length=0.03, output_tps, user_tps and speedup=0.05; of the "
-        "mean over categories mean_acceptance_length=0.01, mean_output_tps, mean_user_tps and mean_speedup=0.03)",
+        "allowed relative loss of a category, and under mean_METRIC of the mean over categories; repeatable (default: "
+        f"{', '.join(f'{metric}={loss:g}' for metric, loss in DEFAULT_TOLERANCES.items())})",
         f"METRIC=LOSS with METRIC one of {', '.join(TOLERATED)} and 0 < LOSS <= 1",
         _tolerance,
         repeatable=True,

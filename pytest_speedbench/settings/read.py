@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_speedbench.catalogue import DEFAULT_TOLERANCES
 from pytest_speedbench.cells import Cell, Narrowing
 from pytest_speedbench.errors import SettingsError
 from pytest_speedbench.settings.methods import Offers
@@ -27,16 +28,6 @@ DESCRIBES_TARGET = (
     "engine_timeout",
 )
 """On the command line these speak of the target alone, not of the one it is compared with."""
-DEFAULT_TOLERANCES = {
-    "acceptance_length": 0.03,
-    "output_tps": 0.05,
-    "user_tps": 0.05,
-    "speedup": 0.05,
-    "mean_acceptance_length": 0.01,
-    "mean_output_tps": 0.03,
-    "mean_user_tps": 0.03,
-    "mean_speedup": 0.03,
-}
 DEFAULT_MAX_ROUNDS = 9
 
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from pytest_speedbench.catalogue import UNITS
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.engines.base import Counters
 from pytest_speedbench.load.records import Arrivals, RequestRecord, RoundRecord
-from pytest_speedbench.metrics.catalogue import UNITS
 from pytest_speedbench.metrics.combine_rounds import mean_over_categories
-from pytest_speedbench.metrics.measurement import Measurement
+from pytest_speedbench.metrics.measurement import Measurement, RoundFigures
 from tests.metrics.records import build, counters, prompt, request, round_of
 
 CELL = Cell("qualitative", "coding", 1)
@@ -335,6 +335,9 @@ def test_what_is_estimated_is_called_so() -> None:
     measured = measure(replace(request(), counters=estimated), method="unknown")
     assert measured.metrics["acceptance_length"] == 8 / 3
     assert measured.counter_source == "estimated"
+    assert measured.estimated
+    assert mean_over_categories(MEAN_CELL, [measure(request()), measured]).estimated
+    assert not measure(request()).estimated
     assert any(note.startswith("acceptance length is estimated") for note in measured.notes)
 
 
@@ -349,6 +352,24 @@ def test_the_mean_over_categories_weighs_each_alike() -> None:
     mean = mean_over_categories(MEAN_CELL, [coding, math])
     assert mean.metrics["acceptance_length"] == (4 + 1) / 2
     assert (mean.sent, mean.finished, mean.problems, mean.prompts) == (2, 2, (), ())
+
+
+def test_a_round_of_the_mean_is_the_mean_of_the_categories_rounds() -> None:
+    coding, math = (
+        replace(
+            measure(request()),
+            cell=replace(CELL, category=category),
+            rounds=tuple(RoundFigures(value, user, 2.0, None) for value, user in rounds),
+        )
+        for category, rounds in (
+            ("coding", [(100.0, 10.0), (200.0, None)]),
+            ("math", [(300.0, 20.0), (100.0, 5.0), (7.0, 7.0)]),
+        )
+    )
+    assert mean_over_categories(MEAN_CELL, [coding, math]).rounds == (
+        RoundFigures(200.0, 15.0, 2.0, None),
+        RoundFigures(150.0, None, 2.0, None),
+    )
 
 
 def test_a_mean_needs_all_its_categories() -> None:

@@ -45,10 +45,16 @@ def test_requests_without_steps_have_no_step_latency() -> None:
     assert step_latency_s([request(accepted_by_step=[])], [0]).size == 0
 
 
-def test_spread_is_mean_median_and_p99() -> None:
+def test_spread_is_mean_median_and_upper_percentiles() -> None:
     values = ttft_s([request(ttft_s=float(n)) for n in range(1, 101)])
     assert spread("ttft_s", values) == pytest.approx(
-        {"ttft_s_mean": 50.5, "ttft_s_median": 50.5, "ttft_s_p99": 99.01}
+        {
+            "ttft_s_mean": 50.5,
+            "ttft_s_median": 50.5,
+            "ttft_s_p90": 90.1,
+            "ttft_s_p95": 95.05,
+            "ttft_s_p99": 99.01,
+        }
     )
 
 
