@@ -11,7 +11,7 @@ from pytest_speedbench.metrics.catalogue import UNITS
 from pytest_speedbench.speed_bench import GATED
 
 if TYPE_CHECKING:
-    from pytest_speedbench.cells import Cell
+    from pytest_speedbench.cells import Cell, Plan
     from pytest_speedbench.metrics.measurement import Measurement
     from pytest_speedbench.run.session import Session
     from pytest_speedbench.settings.target import Target
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 class SpeedBench:
     """One cell of SPEED-Bench, on the engine of this run."""
 
-    def __init__(self, cell: Cell, session: Session, item: pytest.Item) -> None:
+    def __init__(self, cell: Cell, plan: Plan, session: Session, item: pytest.Item) -> None:
         self.cell = cell
         """The split, category and batch size that this test is about."""
+        self._plan = plan
         self._session = session
         self._item = item
 
@@ -43,16 +44,17 @@ class SpeedBench:
         except SpeedBenchError as error:
             failure = str(error)
         else:
-            return MeasuredCell(measurement, self._session, self._item)
+            return MeasuredCell(measurement, self._plan, self._session, self._item)
         pytest.fail(failure, pytrace=False)  # out of the except block, or pytest shows both
 
 
 class MeasuredCell:
     """A measured cell, to be asserted on."""
 
-    def __init__(self, measurement: Measurement, session: Session, item: pytest.Item) -> None:
+    def __init__(self, measurement: Measurement, plan: Plan, session: Session, item: pytest.Item) -> None:
         self.measurement = measurement
         """All metrics, the prompts' own records, and what is wrong with them, if anything."""
+        self._plan = plan
         self._session = session
         self._item = item
 
@@ -83,13 +85,21 @@ class MeasuredCell:
         With `--speedbench-save` nothing is compared: the measurement has only to be fit for a baseline.
 
         Args:
-            metrics: one or more of `acceptance_length`, `output_tps`, `user_tps`, `speedup`.
+            metrics: one or more of `acceptance_length`, `output_tps`, `user_tps`, `speedup`; where the marker names
+                metrics, of those.
         """
         __tracebackhide__ = True
         unknown = [metric for metric in metrics if metric not in GATED]
         if unknown or not metrics:
             wrong = f"{unknown[0]!r} cannot be gated" if unknown else "no metric named"
             pytest.fail(f"assert_no_regression: {wrong}; there are {', '.join(GATED)}", pytrace=False)
+        unplanned = [metric for metric in metrics if metric not in (self._plan.metrics or metrics)]
+        if unplanned:
+            pytest.fail(
+                f"assert_no_regression: {unplanned[0]!r} is not among the marker's "
+                f"metrics={list(self._plan.metrics or ())}, which share the run's alpha; add it there",
+                pytrace=False,
+            )
         judgement = self._session.judge(self.measurement.cell, metrics)
         for metric in metrics:
             if metric in self.measurement.metrics:

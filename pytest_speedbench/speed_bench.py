@@ -5,6 +5,9 @@ Constants only: every pytest run imports them.
 
 from __future__ import annotations
 
+MARKER = "speedbench"
+"""Name of the marker, and of the fixture that a marked test takes."""
+
 QUALITATIVE = "qualitative"
 DOMAINS = (
     "coding",

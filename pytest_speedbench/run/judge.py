@@ -13,9 +13,9 @@ from pytest_speedbench.gate.explain.cause import explain, explain_mean
 from pytest_speedbench.gate.explain.decomposition import Compared
 from pytest_speedbench.gate.explain.pattern import pattern_of
 from pytest_speedbench.gate.sequential import Measured, Rule, judge_group
-from pytest_speedbench.speed_bench import GATED
 
 if TYPE_CHECKING:
+    from pytest_speedbench.cells import Plan
     from pytest_speedbench.gate.baseline import Conditions
     from pytest_speedbench.gate.check import Check
     from pytest_speedbench.gate.explain.cause import Cause
@@ -30,7 +30,7 @@ class Judge:
     Args:
         settings: of the run.
         schedule: measures what is judged.
-        planned: the cells that tests ask for, and whether their speedup is asked for too: they share alpha.
+        planned: the cells that tests ask for, and what may be judged of each: they share alpha.
         baseline: what is stored of the target; None where nothing is, or where another target is compared with.
         date: of the run, ISO 8601.
         commit: of the repository under test.
@@ -40,7 +40,7 @@ class Judge:
         self,
         settings: Settings,
         schedule: Schedule,
-        planned: Mapping[Cell, bool],
+        planned: Mapping[Cell, Plan],
         baseline: Baseline | None,
         date: str,
         commit: str | None,
@@ -52,7 +52,7 @@ class Judge:
         self._date = date
         self._commit = commit
         self._checks: dict[tuple[Cell, str], Check] = {}
-        self._possible = sum(len(GATED) - (not speedup) for speedup in planned.values())
+        self._possible = sum(len(plan.judged) for plan in planned.values())
         """Checks that may be made. Not every test makes every one, so that the run's alpha is kept with room."""
 
     @property

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pytest_speedbench.speed_bench import QUALITATIVE
 
 if TYPE_CHECKING:
-    from pytest_speedbench.cells import Cell
+    from pytest_speedbench.cells import Cell, Plan
     from pytest_speedbench.metrics.measurement import Measurement
     from pytest_speedbench.run.target_run import TargetRun
     from pytest_speedbench.settings.read import Settings
@@ -26,7 +26,7 @@ class Schedule:
 
     Args:
         settings: of the run's target.
-        planned: the cells that tests ask for, and whether their speedup is asked for too.
+        planned: the cells that tests ask for, and what they ask of each.
         main: the run's target.
         against: the target to compare with, in pairs of rounds; if its method is `none`, the speedup is over it.
         without_speculation: the run's target with method `none`, for the speedup.
@@ -35,7 +35,7 @@ class Schedule:
     def __init__(
         self,
         settings: Settings,
-        planned: Mapping[Cell, bool],
+        planned: Mapping[Cell, Plan],
         main: TargetRun,
         against: TargetRun | None = None,
         without_speculation: TargetRun | None = None,
@@ -48,7 +48,7 @@ class Schedule:
         plain = against if against is not None and _is_plain(against) and not _is_plain(main) else None
         self._plain = plain or without_speculation
         """Whose output TPS the speedup is over."""
-        self._speedup = {cell for cell in self._cells if planned[cell] or plain is not None}
+        self._speedup = {cell for cell in self._cells if planned[cell].speedup or plain is not None}
         self._in_turn = against is not None and not settings.concurrent_targets
         self._prepared = False
         self._begun: set[Cell] = set()

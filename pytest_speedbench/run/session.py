@@ -14,7 +14,7 @@ from pytest_speedbench.errors import BaselineError, EngineError, SpeedBenchError
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_speedbench.cells import Cell
+    from pytest_speedbench.cells import Cell, Plan
     from pytest_speedbench.data.prompts import Dataset
     from pytest_speedbench.gate.check import Check
     from pytest_speedbench.gate.explain.cause import Cause
@@ -73,11 +73,11 @@ class Session:
     def _both(settings: Settings) -> tuple[Settings, ...]:
         return (settings,) if settings.against is None else (settings, settings.against)
 
-    def prepare(self, planned: Mapping[Cell, bool]) -> None:
+    def prepare(self, planned: Mapping[Cell, Plan]) -> None:
         """Read and check all that a run needs before anything is launched.
 
         Args:
-            planned: the cells that tests ask for, and whether their speedup is asked for too.
+            planned: the cells that tests ask for, and what they ask of each.
 
         Raises:
             SpeedBenchError: targets, data or baseline are not fit for a run.
@@ -95,7 +95,7 @@ class Session:
         wanted = {"main": settings}
         if settings.against is not None:
             wanted["against"] = settings.against
-        if any(planned.values()) and _speedup_needs_another(settings):
+        if any(plan.speedup for plan in planned.values()) and _speedup_needs_another(settings):
             wanted["without_speculation"] = replace(settings, target=_without_speculation(settings.target))
         engines = {}
         for role, each in wanted.items():
@@ -112,7 +112,7 @@ class Session:
         date = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._judge = Judge(settings, self._schedule, planned, baseline, date, _commit(self._config.rootpath))
 
-    def _load_data(self, planned: Mapping[Cell, bool]) -> dict[str, Dataset]:
+    def _load_data(self, planned: Mapping[Cell, Plan]) -> dict[str, Dataset]:
         from pytest_speedbench.data import load
 
         datasets = {}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from pytest_speedbench.cells import Cell
+from pytest_speedbench.cells import Cell, Plan
 from pytest_speedbench.metrics.measurement import Measurement, RoundFigures
 from pytest_speedbench.run.schedule import Schedule
 from pytest_speedbench.run.target_run import TargetRun
@@ -59,17 +59,21 @@ def settings(**options: str) -> Settings:
 
 
 def schedule(
-    diary: list[str], planned: Mapping[Cell, bool], *, against: bool = False, **options: str
+    diary: list[str], planned: Mapping[Cell, Plan], *, against: bool = False, **options: str
 ) -> Schedule:
     main = cast(TargetRun, Recorder("A", diary))
     other = cast(TargetRun, Recorder("B", diary)) if against else None
-    without = cast(TargetRun, Recorder("N", diary, 50.0)) if any(planned.values()) else None
+    without = (
+        cast(TargetRun, Recorder("N", diary, 50.0))
+        if any(plan.speedup for plan in planned.values())
+        else None
+    )
     return Schedule(settings(**options), planned, main, other, without)
 
 
 def test_the_cells_of_a_batch_size_take_turns_round_by_round() -> None:
     diary: list[str] = []
-    planned = dict.fromkeys((CODING, MATH, MEAN, OTHER_BATCH), False)
+    planned = dict.fromkeys((CODING, MATH, MEAN, OTHER_BATCH), Plan())
     plan = schedule(diary, planned, rounds="2")
     assert len(plan.measurement(CODING).rounds) == 2
     assert diary == ["start A", "A coding4", "A math4", "A coding4", "A math4"]
@@ -81,13 +85,13 @@ def test_the_cells_of_a_batch_size_take_turns_round_by_round() -> None:
 
 
 def test_what_is_saved_has_the_most_rounds() -> None:
-    plan = schedule([], {CODING: False}, rounds="2", max_rounds="5", save="true")
+    plan = schedule([], {CODING: Plan()}, rounds="2", max_rounds="5", save="true")
     assert len(plan.measurement(CODING).rounds) == 5
 
 
 def test_only_the_open_cell_gets_more_rounds() -> None:
     diary: list[str] = []
-    plan = schedule(diary, dict.fromkeys((CODING, MATH, MEAN), False), rounds="2", max_rounds="3")
+    plan = schedule(diary, dict.fromkeys((CODING, MATH, MEAN), Plan()), rounds="2", max_rounds="3")
     plan.measurement(CODING)
     del diary[:]
     plan.bring_to([CODING], 3)
@@ -98,7 +102,7 @@ def test_only_the_open_cell_gets_more_rounds() -> None:
 
 def test_two_targets_in_turn_are_measured_a_b_b_a_and_never_at_once() -> None:
     diary: list[str] = []
-    plan = schedule(diary, dict.fromkeys((CODING, OTHER_BATCH), False), against=True, rounds="3")
+    plan = schedule(diary, dict.fromkeys((CODING, OTHER_BATCH), Plan()), against=True, rounds="3")
     plan.measurement(CODING)
     a, b = ["A coding4", "A coding8"], ["B coding4", "B coding8"]
     assert diary == ["start A", *a, "start B", *b, *b, "start A", *a, *a, "start B", *b]
@@ -108,7 +112,7 @@ def test_two_targets_in_turn_are_measured_a_b_b_a_and_never_at_once() -> None:
 def test_two_targets_at_once_are_measured_a_b_b_a_cell_by_cell() -> None:
     diary: list[str] = []
     plan = schedule(
-        diary, dict.fromkeys((CODING, MATH), False), against=True, rounds="2", concurrent_targets="true"
+        diary, dict.fromkeys((CODING, MATH), Plan()), against=True, rounds="2", concurrent_targets="true"
     )
     plan.measurement(CODING)
     assert [entry for entry in diary if not entry.startswith("start")] == [
@@ -120,7 +124,7 @@ def test_two_targets_at_once_are_measured_a_b_b_a_cell_by_cell() -> None:
 
 def test_speedup_is_told_of_every_round() -> None:
     diary: list[str] = []
-    plan = schedule(diary, {CODING: True}, rounds="2", max_rounds="3", method="draft_model")
+    plan = schedule(diary, {CODING: Plan(speedup=True)}, rounds="2", max_rounds="3", method="draft_model")
     measured = plan.measurement(CODING)
     assert diary[:4] == ["start N", "N coding4", "N coding4", "start A"]
     assert measured.metrics["speedup"] == 2
@@ -129,13 +133,15 @@ def test_speedup_is_told_of_every_round() -> None:
 
 
 def test_what_is_saved_has_its_speedup_in_the_most_rounds() -> None:
-    plan = schedule([], {CODING: True}, rounds="2", max_rounds="4", save="true", method="draft_model")
+    plan = schedule(
+        [], {CODING: Plan(speedup=True)}, rounds="2", max_rounds="4", save="true", method="draft_model"
+    )
     measured = plan.measurement(CODING)
     assert [figures.speedup for figures in measured.rounds] == [2, 2, 2, 2]
 
 
 def test_the_mean_is_that_of_the_planned_categories() -> None:
-    plan = schedule([], dict.fromkeys((CODING, MATH, MEAN, OTHER_BATCH), False))
+    plan = schedule([], dict.fromkeys((CODING, MATH, MEAN, OTHER_BATCH), Plan()))
     mean = plan.measurement(MEAN)
     assert mean.cell == MEAN
     assert replace(mean, cell=CODING).metrics == {"output_tps": 100}
