@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,11 @@ from pytest_speedbench.metrics.catalogue import UNITS
 from pytest_speedbench.speed_bench import GATED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from pytest_speedbench.cells import Cell, Plan
+    from pytest_speedbench.data.prompts import Dataset
     from pytest_speedbench.metrics.measurement import Measurement
     from pytest_speedbench.run.session import Session
     from pytest_speedbench.settings.target import Target
@@ -46,6 +51,34 @@ class SpeedBench:
         else:
             return MeasuredCell(measurement, self._plan, self._session, self._item)
         pytest.fail(failure, pytrace=False)  # out of the except block, or pytest shows both
+
+
+@dataclass(frozen=True)
+class DatasetLoader:
+    """Loads prompts as the run does: of the same folder, with the same limit."""
+
+    folder: Path | None
+    """Prepared SPEED-Bench data; None for the bundled sample."""
+    limit: int | None
+    """Prompts at most per category."""
+
+    def __call__(self, split: str, categories: Sequence[str] | None = None) -> Dataset:
+        """The prompts of a split.
+
+        Fails the test if the data cannot be read.
+
+        Args:
+            split: such as `qualitative` or `throughput_1k`.
+            categories: such as `["coding", "qa"]`; None for all of the split.
+        """
+        __tracebackhide__ = True
+        from pytest_speedbench.data import load
+
+        try:
+            return load(split, self.folder, None if categories is None else tuple(categories), self.limit)
+        except SpeedBenchError as error:
+            failure = str(error)
+        pytest.fail(failure, pytrace=False)
 
 
 class MeasuredCell:

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_speedbench.cells import Cell, Narrowing
-    from pytest_speedbench.fixture import SpeedBench
+    from pytest_speedbench.fixture import DatasetLoader, SpeedBench
+    from pytest_speedbench.run.running_engine import RunningEngine
     from pytest_speedbench.run.session import Session
 
+_NAME_AN_ENGINE = "give --speedbench-engine=NAME (or --speedbench-target=NAME)"
 _SESSION: pytest.StashKey[Session | None] = pytest.StashKey()
 
 
@@ -203,11 +205,55 @@ def speedbench(request: pytest.FixtureRequest) -> SpeedBench:
         )
     session = request.config.stash[_SESSION]
     if session is None:
-        pytest.skip("no engine to measure: give --speedbench-engine=NAME (or --speedbench-target=NAME)")
+        pytest.skip(f"no engine to measure: {_NAME_AN_ENGINE}")
     from pytest_speedbench.collection import plan_of
     from pytest_speedbench.fixture import SpeedBench
 
     return SpeedBench(cell, plan_of(request.node, cell, _narrowing(request.config)), session, request.node)
+
+
+@pytest.fixture(scope="session")
+def speedbench_engine(request: pytest.FixtureRequest) -> RunningEngine:
+    """The very engine that is measured, running: its `url`, `name`, `version`, `hardware`, `log`, `target`.
+
+    It is started when first used; without --speedbench-engine or --speedbench-target the test is skipped.
+    """
+    session = request.config.stash[_SESSION]
+    if session is None:
+        pytest.skip(f"no engine to run: {_NAME_AN_ENGINE}")
+    from pytest_speedbench.errors import SpeedBenchError
+
+    try:
+        return session.engine()
+    except SpeedBenchError as error:
+        failure = str(error)
+    pytest.fail(failure, pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def speedbench_dataset(request: pytest.FixtureRequest) -> DatasetLoader:
+    """Loads the prompts of a split, as the run does: `speedbench_dataset("qualitative", categories=["coding"])`.
+
+    They come from --speedbench-data, or from the bundled sample, at most --speedbench-limit per category. Needs no engine.
+    """
+    from pytest_speedbench.errors import SpeedBenchError
+    from pytest_speedbench.fixture import DatasetLoader
+
+    config = request.config
+    session = config.stash[_SESSION]
+    if session is not None:
+        return DatasetLoader(session.settings.data, session.settings.limit)
+    from pytest_speedbench.settings.read import read_data_options
+
+    try:
+        return DatasetLoader(
+            *read_data_options(
+                lambda option: _command_line(config, option), lambda option: _ini(config, option)
+            )
+        )
+    except SpeedBenchError as error:
+        failure = str(error)
+    pytest.fail(failure, pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -97,6 +97,21 @@ class Schedule:
         for number in range(max(missing.values(), default=0)):
             self._round(number, [cell for cell, more in missing.items() if more > number])
 
+    def start_main(self) -> str:
+        """Start the engine of the run's target unless it runs already; its base URL.
+
+        Raises:
+            EngineError: it could not be started, or it died.
+        """
+        if self._in_turn:
+            self._pause_others(self.main)
+        return self.main.start()
+
+    def _pause_others(self, run: TargetRun) -> None:
+        for other in self.runs:
+            if other is not run:
+                other.pause()
+
     def _first_rounds(self, cell: Cell) -> None:
         """Measure what has to be measured before a cell can be judged."""
         cells = self._cells if self._in_turn else self.group_of(cell)
@@ -118,9 +133,7 @@ class Schedule:
         """One more round of each cell, on both targets where there are two."""
         for run, cell in self._order(number, list(cells)):
             if self._in_turn:
-                for other in self.runs:
-                    if other is not run:
-                        other.pause()
+                self._pause_others(run)
             run.add_round(cell)
 
     def _order(self, number: int, cells: list[Cell]) -> Iterator[tuple[TargetRun, Cell]]:
@@ -137,6 +150,7 @@ class Schedule:
         if run is None or self._prepared:
             return
         self._prepared = True
+        self._pause_others(run)  # a test may have started the engine before any cell is measured
         cells = [cell for cell in self._cells if cell in self._speedup]
         for _ in range(self._planned_rounds):
             for cell in cells:

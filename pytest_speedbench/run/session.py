@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_speedbench.metrics.measurement import Measurement
     from pytest_speedbench.report.results import CellResult, RunResult
     from pytest_speedbench.run.judge import Judge
+    from pytest_speedbench.run.running_engine import RunningEngine
     from pytest_speedbench.run.schedule import Schedule
     from pytest_speedbench.settings.read import Settings
     from pytest_speedbench.settings.target import Target
@@ -122,6 +123,20 @@ class Session:
             datasets[split] = load(split, self.settings.data, categories, self.settings.limit)
             self._warnings.extend(datasets[split].warnings)
         return datasets
+
+    def engine(self) -> RunningEngine:
+        """The engine of the run's target, started.
+
+        Raises:
+            SpeedBenchError: it could not be started, or the run is not fit to start it.
+        """
+        from pytest_speedbench.run.running_engine import RunningEngine
+
+        if self._schedule is None:  # no cell is gated
+            self.prepare({})
+        assert self._schedule is not None
+        self._schedule.start_main()
+        return RunningEngine(self._schedule)
 
     def measure(self, cell: Cell) -> Measurement:
         """Measure a cell of the run's target; once, however often it is asked for.

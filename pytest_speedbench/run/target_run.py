@@ -173,16 +173,37 @@ class TargetRun:
             rounds=settings.rounds,
         )
 
+    def start(self) -> str:
+        """Start the engine unless it runs already.
+
+        Returns:
+            Its base URL.
+
+        Raises:
+            EngineError: it could not be started, now or before, or it died.
+        """
+        if self._start_failure is not None:
+            raise EngineError(self._start_failure)
+        url = self._started().url
+        death = self._died()
+        if death is not None:
+            raise EngineError(f"{death}; its log: {self.log}")
+        return url
+
     def _running(self, cell: Cell) -> Control:
+        control = self._started()
+        death = self._died()
+        if death is not None:
+            raise EngineError(f"{cell.id} was not measured: {death} in an earlier cell; its log: {self.log}")
+        return control
+
+    def _started(self) -> Control:
         if self._control is None:
             try:
                 self._control = self._start()
             except EngineError as error:
                 self._start_failure = str(error)
                 raise
-        death = self._died()
-        if death is not None:
-            raise EngineError(f"{cell.id} was not measured: {death} in an earlier cell; its log: {self.log}")
         return self._control
 
     def _start(self) -> Control:
