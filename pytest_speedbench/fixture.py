@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -13,7 +14,11 @@ from pytest_speedbench.report.junit import properties
 from pytest_speedbench.speed_bench import GATED
 
 if TYPE_CHECKING:
-    from pytest_speedbench.cells import Cell
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pytest_speedbench.cells import Cell, Plan
+    from pytest_speedbench.data.prompts import Dataset
     from pytest_speedbench.metrics.measurement import Measurement
     from pytest_speedbench.run.session import Judgement, Session
     from pytest_speedbench.settings.target import Target
@@ -22,9 +27,10 @@ if TYPE_CHECKING:
 class SpeedBench:
     """One cell of SPEED-Bench, on the engine of this run."""
 
-    def __init__(self, cell: Cell, session: Session, item: pytest.Item) -> None:
+    def __init__(self, cell: Cell, plan: Plan, session: Session, item: pytest.Item) -> None:
         self.cell = cell
         """The split, category and batch size that this test is about."""
+        self._plan = plan
         self._session = session
         self._item = item
 
@@ -44,14 +50,43 @@ class SpeedBench:
             self._session.measure(self.cell, self._item.nodeid)
         except SpeedBenchError as error:
             _fail(error)
-        return MeasuredCell(self.cell, self._session, self._item)
+        return MeasuredCell(self.cell, self._plan, self._session, self._item)
+
+
+@dataclass(frozen=True)
+class DatasetLoader:
+    """Loads prompts as the run does: of the same folder, with the same limit."""
+
+    folder: Path | None
+    """Prepared SPEED-Bench data; None for the bundled sample."""
+    limit: int | None
+    """Prompts at most per category."""
+
+    def __call__(self, split: str, categories: Sequence[str] | None = None) -> Dataset:
+        """The prompts of a split.
+
+        Fails the test if the data cannot be read.
+
+        Args:
+            split: such as `qualitative` or `throughput_1k`.
+            categories: such as `["coding", "qa"]`; None for all of the split.
+        """
+        __tracebackhide__ = True
+        from pytest_speedbench.data import load
+
+        try:
+            return load(split, self.folder, None if categories is None else tuple(categories), self.limit)
+        except SpeedBenchError as error:
+            failure = str(error)
+        pytest.fail(failure, pytrace=False)
 
 
 class MeasuredCell:
     """A measured cell, to be asserted on."""
 
-    def __init__(self, cell: Cell, session: Session, item: pytest.Item) -> None:
+    def __init__(self, cell: Cell, plan: Plan, session: Session, item: pytest.Item) -> None:
         self._cell = cell
+        self._plan = plan
         self._session = session
         self._item = item
 
@@ -91,13 +126,22 @@ class MeasuredCell:
         With `--speedbench-save` nothing is compared: the measurement has only to be fit for a baseline.
 
         Args:
-            metrics: one or more of `acceptance_length`, `output_tps`, `user_tps`, `speedup`.
+            metrics: one or more of `acceptance_length`, `output_tps`, `user_tps`, `speedup`; where the marker names
+                metrics, of those.
         """
         __tracebackhide__ = True
         unknown = [metric for metric in metrics if metric not in GATED]
         if unknown or not metrics:
             wrong = f"{unknown[0]!r} cannot be gated" if unknown else "no metric named"
             pytest.fail(f"assert_no_regression: {wrong}; there are {', '.join(GATED)}", pytrace=False)
+        planned = self._plan.metrics or metrics
+        unplanned = [metric for metric in metrics if metric not in planned]
+        if unplanned:
+            pytest.fail(
+                f"assert_no_regression: {unplanned[0]!r} is not among the marker's metrics={list(planned)}, "
+                "which share the run's alpha; add it there",
+                pytrace=False,
+            )
         try:
             judgement = self._session.judge(self._cell, metrics, self._item.nodeid)
         except SpeedBenchError as error:

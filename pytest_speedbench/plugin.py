@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from pytest_speedbench.settings.options import OPTIONS, Option
+from pytest_speedbench.speed_bench import MARKER
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-    from pytest_speedbench.cells import Cell
-    from pytest_speedbench.fixture import SpeedBench
+    from pytest_speedbench.cells import Cell, Narrowing
+    from pytest_speedbench.fixture import DatasetLoader, SpeedBench
+    from pytest_speedbench.run.running_engine import RunningEngine
     from pytest_speedbench.run.session import Session
 
-MARKER = "speedbench"
+_NAME_AN_ENGINE = "give --speedbench-engine=NAME (or --speedbench-target=NAME)"
 _SESSION: pytest.StashKey[Session | None] = pytest.StashKey()
 
 
@@ -55,7 +57,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the settings, and refuse what is wrong with them before anything is collected or launched."""
     config.addinivalue_line(
         "markers",
-        f"{MARKER}(split, categories=None, batch_sizes=None, speedup=False): "
+        f"{MARKER}(split, categories=None, batch_sizes=None, speedup=False, metrics=None, rounds=None, limit=None, "
+        "output_length=None, tolerance=None, exclude_from_mean=None): "
         "run the test once for each of these cells of SPEED-Bench; it takes the `speedbench` fixture",
     )
     config.stash[_SESSION] = None
@@ -115,33 +118,39 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a marked test once per cell; needs neither engine nor data."""
-    if MARKER not in metafunc.fixturenames:
+    if MARKER not in metafunc.fixturenames or metafunc.definition.get_closest_marker(MARKER) is None:
         return
-    marker = metafunc.definition.get_closest_marker(MARKER)
-    if marker is None:
-        return
-    from pytest_speedbench.cells import read_marker
+    from pytest_speedbench.collection import cells_of
     from pytest_speedbench.errors import SpeedBenchError
-    from pytest_speedbench.settings.read import read_narrowing
 
-    config = metafunc.config
     try:
-        grid = read_marker(marker.args, marker.kwargs)
-        narrowing = read_narrowing(
-            lambda option: _command_line(config, option), lambda option: _ini(config, option)
-        )
+        cells = cells_of(metafunc.definition, _narrowing(metafunc.config))
     except SpeedBenchError as error:
         raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: {error}") from None
-    cells = grid.cells(narrowing)
     metafunc.parametrize(
         MARKER, cells or [None], ids=[cell.id for cell in cells] or ["no-cell"], indirect=True
     )
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Refuse marks that could never gate anything: they would be green for ever."""
+    report = yield
+    if report.passed and any(node.get_closest_marker(MARKER) is not None for node in report.result):
+        from pytest_speedbench.collection import misuse
+
+        reason = misuse(collector, report.result)
+        if reason is not None:
+            report.outcome, report.longrepr, report.result = "failed", reason, []
+    return report
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect tests of which the options leave no cell."""
-    narrowed_out = [item for item in items if _is_gated(item) and _cell(item) is None]
+    narrowed_out = [item for item in items if _is_narrowed_out(item)]
     if narrowed_out:
         config.hook.pytest_deselected(items=narrowed_out)
         gone = set(narrowed_out)
@@ -150,43 +159,39 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Read and check data, baseline and targets, before anything is launched."""
-    ours = session.config.stash.get(_SESSION, None)
-    if ours is None or session.config.option.collectonly:
+    marked = [item for item in session.items if item.get_closest_marker(MARKER) is not None]
+    if not marked:
         return
-    from pytest_speedbench.cells import Plan, read_marker
+    from pytest_speedbench.cells import merged
+    from pytest_speedbench.collection import asked_by, refuse_late_marks
     from pytest_speedbench.errors import SpeedBenchError
-    from pytest_speedbench.settings.read import read_narrowing
 
-    config = session.config
-    narrowing = read_narrowing(
-        lambda option: _command_line(config, option), lambda option: _ini(config, option)
-    )
-    planned: dict[Cell, Plan] = {}
-    for item in session.items:
-        cell, marker = _cell(item), item.get_closest_marker(MARKER)
-        if cell is not None and marker is not None:
-            grid = read_marker(marker.args, marker.kwargs)
-            of_mean = [
-                each for each in grid.cells(narrowing) if each.shares_group(cell)
-            ]  # a mean needs them all
-            for each in of_mean if cell.is_mean else [cell]:
-                speedup = grid.speedup or (each in planned and planned[each].speedup)
-                planned[each] = Plan(speedup=speedup)
-    if not planned:
-        return
+    narrowing = _narrowing(session.config)
+    ours = session.config.stash.get(_SESSION, None)
     try:
-        ours.prepare(planned)
+        late = refuse_late_marks(marked)
+        if late is not None:
+            raise SpeedBenchError(late)
+        planned = merged(asked for item in marked for asked in asked_by(item, narrowing))
+        if ours is not None and planned and not session.config.option.collectonly:
+            ours.prepare(planned)
     except SpeedBenchError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def _narrowing(config: pytest.Config) -> Narrowing:
+    from pytest_speedbench.settings.read import read_narrowing
+
+    return read_narrowing(lambda option: _command_line(config, option), lambda option: _ini(config, option))
 
 
 def _is_gated(item: pytest.Item) -> bool:
     return MARKER in getattr(item, "fixturenames", ()) and item.get_closest_marker(MARKER) is not None
 
 
-def _cell(item: pytest.Item) -> Cell | None:
+def _is_narrowed_out(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
-    return callspec.params.get(MARKER) if callspec is not None and _is_gated(item) else None
+    return callspec is not None and callspec.params.get(MARKER, MARKER) is None
 
 
 @pytest.fixture
@@ -201,10 +206,55 @@ def speedbench(request: pytest.FixtureRequest) -> SpeedBench:
         )
     session = request.config.stash[_SESSION]
     if session is None:
-        pytest.skip("no engine to measure: give --speedbench-engine=NAME (or --speedbench-target=NAME)")
+        pytest.skip(f"no engine to measure: {_NAME_AN_ENGINE}")
+    from pytest_speedbench.collection import plan_of
     from pytest_speedbench.fixture import SpeedBench
 
-    return SpeedBench(cell, session, request.node)
+    return SpeedBench(cell, plan_of(request.node, cell, _narrowing(request.config)), session, request.node)
+
+
+@pytest.fixture(scope="session")
+def speedbench_engine(request: pytest.FixtureRequest) -> RunningEngine:
+    """The very engine that is measured, running: its `url`, `name`, `version`, `hardware`, `log`, `target`.
+
+    It is started when first used; without --speedbench-engine or --speedbench-target the test is skipped.
+    """
+    session = request.config.stash[_SESSION]
+    if session is None:
+        pytest.skip(f"no engine to run: {_NAME_AN_ENGINE}")
+    from pytest_speedbench.errors import SpeedBenchError
+
+    try:
+        return session.engine()
+    except SpeedBenchError as error:
+        failure = str(error)
+    pytest.fail(failure, pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def speedbench_dataset(request: pytest.FixtureRequest) -> DatasetLoader:
+    """Loads the prompts of a split, as the run does: `speedbench_dataset("qualitative", categories=["coding"])`.
+
+    They come from --speedbench-data, or from the bundled sample, at most --speedbench-limit per category. Needs no engine.
+    """
+    from pytest_speedbench.errors import SpeedBenchError
+    from pytest_speedbench.fixture import DatasetLoader
+
+    config = request.config
+    session = config.stash[_SESSION]
+    if session is not None:
+        return DatasetLoader(session.settings.data, session.settings.limit)
+    from pytest_speedbench.settings.read import read_data_options
+
+    try:
+        return DatasetLoader(
+            *read_data_options(
+                lambda option: _command_line(config, option), lambda option: _ini(config, option)
+            )
+        )
+    except SpeedBenchError as error:
+        failure = str(error)
+    pytest.fail(failure, pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -216,7 +266,9 @@ def pytest_runtest_makereport(
     session = item.config.stash.get(_SESSION, None)
     if session is None:
         return report
-    cell = _cell(item)
+    from pytest_speedbench.collection import cell_of
+
+    cell = cell_of(item)
     if report.failed:
         from pytest_speedbench.errors import NotMeasured
 

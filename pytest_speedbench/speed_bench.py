@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from pytest_speedbench.catalogue import GATED_ACCEPTANCE, GATED_THROUGHPUT
 
+MARKER = "speedbench"
+"""Name of the marker, and of the fixture that a marked test takes."""
+
 QUALITATIVE = "qualitative"
 DOMAINS = (
     "coding",

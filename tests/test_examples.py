@@ -14,8 +14,8 @@ from pytest_speedbench import engines
 from pytest_speedbench.engines import names
 from pytest_speedbench.settings.options import OPTIONS, Option
 from pytest_speedbench.settings.read import read
+from tests.readme import EXAMPLES, copy_of, run_readme
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 ENGINE_REPOSITORY = EXAMPLES / "engine_repository"
 WORKFLOW = ENGINE_REPOSITORY / ".github" / "workflows" / "speedbench.yml"
 TARGETS = tuple(yaml.safe_load((ENGINE_REPOSITORY / "speedbench.yaml").read_text("utf-8"))["targets"])
@@ -38,7 +38,7 @@ def test_the_engine_repository_collects_every_cell_without_an_engine(
 ) -> None:
     result = pytester.runpytest("--collect-only", "-q")
     assert result.ret == 0
-    cells = [line.partition("::")[2] for line in result.outlines if "::" in line]
+    cells = [line.partition("::")[2] for line in result.outlines if "[" in line]
     assert len(cells) == (11 + 1) * 2 + (3 + 1) * 3 + (3 + 1)
     assert "test_acceptance_length[qualitative-multilingual-bs32]" in cells
     assert "test_throughput[throughput_1k-low_entropy-bs128]" in cells
@@ -63,10 +63,20 @@ def test_the_engine_repository_s_tests_gate_an_engine(
         "--speedbench-rounds=2",
         "--speedbench-max-rounds=2",
         "-k",
-        "coding-bs1] or mixed-bs32]",
+        "coding-bs1] or mixed-bs32] or one_request",
     )
-    pytester.runpytest_subprocess(*arguments).assert_outcomes(failed=2, passed=1)
-    pytester.runpytest_subprocess(*arguments, "--speedbench-save").assert_outcomes(passed=3)
+    pytester.runpytest_subprocess(*arguments).assert_outcomes(failed=2, passed=2)
+    pytester.runpytest_subprocess(*arguments, "--speedbench-save").assert_outcomes(passed=4)
+
+
+def test_the_engine_repository_s_readme_is_true(tmp_path: Path) -> None:
+    collected, saved, on_a_gpu = run_readme(copy_of("engine_repository", tmp_path))
+    assert collected.status == 0, collected.output
+    assert saved.status == 0, saved.output
+    assert "saved 2 cells to baselines/reference-draft_model-k3.yaml" in saved.output
+    # neither vLLM nor prepared data is on this machine: refused in one line, before anything is launched
+    assert on_a_gpu.status == pytest.ExitCode.USAGE_ERROR, on_a_gpu.output
+    assert "ERROR: " in on_a_gpu.output
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -18,7 +18,6 @@ from pytest_speedbench.metrics.measurement import Measurement
 from pytest_speedbench.run.ledger import Ledger, Role
 from pytest_speedbench.run.schedule import Schedule
 from pytest_speedbench.settings.read import Settings
-from pytest_speedbench.speed_bench import GATED
 
 
 class Judge:
@@ -48,12 +47,12 @@ class Judge:
         self._baseline = baseline
         self._date = date
         self._commit = commit
-        self._possible = sum(_possible(ledger, cell) for cell in ledger)
+        self._possible = sum(len(ledger[cell].plan.judged) for cell in ledger)
         """Upper bound on the number of checks; unused ones make the run stricter than alpha."""
 
     def conditions(self, cell: Cell | None = None) -> Conditions:
         """Conditions of the run's target, as a cell was measured."""
-        conditions = self._schedule.runs[Role.MAIN].conditions(self._date, self._commit)
+        conditions = self._schedule.main.conditions(self._date, self._commit)
         length = None if cell is None else self._ledger[cell].plan.output_length
         return conditions if length is None else replace(conditions, output_length=length)
 
@@ -114,7 +113,7 @@ class Judge:
         return pattern_of(cell.split, cell.batch_size, checks)
 
     def _rule(self, metric: str, cell: Cell) -> Rule:
-        hardware = self._schedule.runs[Role.MAIN].hardware
+        hardware = self._schedule.main.hardware
         assert hardware is not None
         return Rule(
             alpha=self._settings.alpha,
@@ -129,8 +128,7 @@ class Judge:
         )
 
     def _tolerance(self, metric: str, cell: Cell) -> float:
-        name = f"mean_{metric}" if cell.is_mean else metric
-        return self._ledger[cell].plan.tolerance.get(name, self._settings.tolerance(metric, cell))
+        return self._ledger[cell].plan.tolerance.get(metric, self._settings.tolerance(metric, cell))
 
     def _refuse_other(self, cell: Cell) -> None:
         """Raise where the other target's measurement of a cell cannot serve as a reference."""
@@ -159,7 +157,7 @@ class Judge:
 
     def _cause(self, cell: Cell, regressed: Sequence[str]) -> Cause | None:
         """Who is to blame for what regressed in a cell; None where nothing did."""
-        hardware = self._schedule.runs[Role.MAIN].hardware
+        hardware = self._schedule.main.hardware
         group = self._ledger.group_of(cell)
         baseline = self._compared_with(group) if regressed else None
         if baseline is None or hardware is None:
@@ -215,9 +213,3 @@ def refuse_unfit(ledger: Ledger, cell: Cell, method: str) -> None:
     except BaselineError as error:
         ledger.update(cell, refused=str(error))
         raise
-
-
-def _possible(ledger: Ledger, cell: Cell) -> int:
-    """Checks that tests may make of a cell."""
-    plan = ledger[cell].plan
-    return len(GATED) - (not plan.speedup) if plan.metrics is None else len(plan.metrics)

@@ -37,6 +37,21 @@ class Schedule:
         self._ledger = ledger
         self._in_turn = Role.AGAINST in runs and not settings.concurrent_targets
 
+    @property
+    def main(self) -> TargetRun:
+        """The gated target."""
+        return self.runs[Role.MAIN]
+
+    def start_main(self) -> str:
+        """Start the engine of the gated target unless it runs already; its base URL.
+
+        Raises:
+            EngineError: it could not be started, or it died.
+        """
+        if self._in_turn:
+            self._pause_others(Role.MAIN)
+        return self.main.start()
+
     def max_rounds(self, metric: str, cell: Cell) -> int:
         """Rounds at most of a metric. An engine that does not run all the time is not started again for one cell."""
         once = self._in_turn or (metric == "speedup" and Role.WITHOUT_SPECULATION in self.runs)
@@ -139,7 +154,7 @@ class Schedule:
         """One more round of each cell, on both targets where there are two; False where going on is useless."""
         for role, cell in self._order(number, cells):
             if self._in_turn:
-                self._pause(run for other, run in self.runs.items() if other is not role)
+                self._pause_others(role)
             self._add_round(role, cell, number)
             if self._settings.save and self._spoils_save([cell]):
                 return False
@@ -164,7 +179,7 @@ class Schedule:
         }
         if not any(self._side_lacks(cell, role, rounds.get(cell, 0)) for cell in wanted):
             return
-        self._pause(run for other, run in self.runs.items() if other is not role)
+        self._pause_others(role)
         for number in range(max(rounds.values(), default=0)):
             for cell, least in rounds.items():
                 if number < least and self._side_lacks(cell, role, number + 1):
@@ -174,6 +189,9 @@ class Schedule:
     def _side_lacks(self, cell: Cell, role: Role, rounds: int) -> bool:
         side = self._ledger[cell].sides.get(role)
         return side is not None and side.is_sound and len(side.rounds) < rounds
+
+    def _pause_others(self, role: Role) -> None:
+        self._pause(run for other, run in self.runs.items() if other is not role)
 
     def _pause(self, runs: Iterable[TargetRun]) -> None:
         for run in runs:
@@ -212,7 +230,7 @@ class Schedule:
         if not known.main.rounds or known.main.error is not None:
             return
         try:
-            measured = self.runs[Role.MAIN].measure_control(cell, known.plan)
+            measured = self.main.measure_control(cell, known.plan)
         except SpeedBenchError as error:
             self._ledger.update_side(
                 cell, Role.MAIN, control_note=f"random tokens were not measured: {error}"

@@ -27,9 +27,10 @@ from pytest_speedbench.run.ledger import CellRun, Ledger, Role, Side
 from pytest_speedbench.run.outcome import outcome_of
 from pytest_speedbench.run.provenance import provenance
 from pytest_speedbench.run.results import RunResult
+from pytest_speedbench.run.running_engine import RunningEngine
 from pytest_speedbench.run.save import counted, save_run
 from pytest_speedbench.run.schedule import Schedule
-from pytest_speedbench.run.target_run import RunningEngine, TargetRun
+from pytest_speedbench.run.target_run import TargetRun
 from pytest_speedbench.settings.methods import Method
 from pytest_speedbench.settings.read import Settings
 from pytest_speedbench.settings.target import Target
@@ -223,14 +224,17 @@ class Session:
         """What is known of a cell now."""
         return self._ledger[cell]
 
-    def running_engine(self) -> RunningEngine:
-        """The engine that is measured, started unless it runs.
+    def engine(self) -> RunningEngine:
+        """The engine of the run's target, started.
 
         Raises:
-            EngineError: it could not be started, or has died.
+            SpeedBenchError: it could not be started, or the run is not fit to start it.
         """
+        if self._schedule is None:  # no cell is gated
+            self.prepare({})
         assert self._schedule is not None
-        return self._schedule.runs[Role.MAIN].running()
+        self._schedule.start_main()
+        return RunningEngine(self._schedule)
 
     @contextmanager
     def _billing(self, cell: Cell, test: str) -> Iterator[None]:
@@ -333,7 +337,7 @@ class Session:
         assert self._schedule is not None and self._judge is not None
         cells = self._shown_cells()
         measurements = [known.measurement for known in cells if known.measurement is not None]
-        log = self._schedule.runs[Role.MAIN].log
+        log = self._schedule.main.log
         against = self.settings.against
         return RunResult(
             target=self.settings.target,
@@ -344,7 +348,7 @@ class Session:
             save_command=self._save_command() if against is None else None,
             log=None if log is None else self._shown(log),
             conditions=self._judge.conditions(),
-            hardware=self._schedule.runs[Role.MAIN].hardware,
+            hardware=self._schedule.main.hardware,
             provenance=self._provenance,
             cells=cells,
             warnings=tuple(dict.fromkeys(self._warnings)),
@@ -398,7 +402,7 @@ class Session:
             self.settings,
             [measured(self._ledger, cell) for cell in cells] if why_not is None else [],
             self._judge.conditions(),
-            self._schedule.runs[Role.MAIN].hardware,
+            self._schedule.main.hardware,
             why_not=why_not,
             dirty=self._provenance.dirty,
             shown=self._shown,

@@ -7,7 +7,7 @@ nothing of what was measured: that is the ledger's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from pytest_speedbench import __version__
@@ -26,28 +26,12 @@ from pytest_speedbench.load.rounds import measure_rounds
 from pytest_speedbench.load.token_store import TokenStore
 from pytest_speedbench.metrics.one_round import MeasuredRound, measure_round
 from pytest_speedbench.settings.read import Settings
-from pytest_speedbench.settings.target import Target
 from pytest_speedbench.speed_bench import QUALITATIVE
 
 TOKENS_FOLDER = "tokens"
 """Folder of the token ids that were made from prepared data, beside that data."""
 STEADY_BATCHES = 4
 """A round of a throughput split sends this many times the batch size: most of its time is then steady state."""
-
-
-@dataclass(frozen=True)
-class RunningEngine:
-    """The engine that this run measures, as the fixture `speedbench_engine` hands it out."""
-
-    url: str
-    """Base URL, such as `http://127.0.0.1:8000`."""
-    name: str
-    """As in `--speedbench-engine`."""
-    version: str
-    hardware: Hardware
-    target: Target
-    log: Path | None
-    """Its log; None where it was not launched here."""
 
 
 def conversations_of(cell: Cell, prompts: int) -> int:
@@ -98,16 +82,16 @@ class TargetRun:
         """The engine's log, once it was launched."""
         return self._process.log if self._process else None
 
-    def running(self) -> RunningEngine:
-        """The engine, started unless it runs.
+    def start(self) -> str:
+        """Start the engine unless it runs already.
+
+        Returns:
+            Its base URL.
 
         Raises:
-            EngineError: it could not be started, or has died.
+            EngineError: it could not be started, or it died.
         """
-        control = self._running()
-        assert self.hardware is not None
-        target = self.settings.target
-        return RunningEngine(control.url, target.engine, self.version, self.hardware, target, self.log)
+        return self._running().url
 
     def measure(self, cell: Cell, plan: Plan, number: int) -> MeasuredRound:
         """Measure one round of a cell, after a warm-up if it is the first since the engine started.

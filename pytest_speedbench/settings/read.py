@@ -151,6 +151,16 @@ def read_narrowing(command_line: Lookup, ini: Lookup) -> Narrowing:
     return Narrowing(read("split"), read("category"), read("batch_size"))
 
 
+def read_data_options(command_line: Lookup, ini: Lookup) -> tuple[Path | None, int | None]:
+    """The folder of prepared data and the limit per category, for a run without an engine.
+
+    Raises:
+        SettingsError: a value that is not allowed.
+    """
+    read = _Reader({"command line": command_line, "ini": ini})
+    return read("data"), read("limit")
+
+
 def read(rootdir: Path, command_line: Lookup, ini: Lookup, offers: Offers) -> Settings | None:
     """Settings of this run, or None where no engine is named.
 

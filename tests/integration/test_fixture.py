@@ -64,6 +64,16 @@ def test_a_metric_that_is_not_there_fails(
     assert "Traceback" not in result.stdout.str()
 
 
+def test_a_metric_that_the_marker_does_not_name_is_not_judged(pytester: pytest.Pytester, run: Run) -> None:
+    mark = MARK.replace("batch_sizes=[2]", "batch_sizes=[2], metrics=['acceptance_length']")
+    pytester.makepyfile(test_gate=mark.format("speedbench.measure().assert_no_regression('user_tps')"))
+    result = run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["assert_no_regression: 'user_tps' is not among the marker's metrics=[[]'acceptance_length'], *"]
+    )
+
+
 def test_others_can_listen_to_checks(pytester: pytest.Pytester, saved: Run) -> None:
     pytester.makeconftest("""
         def pytest_speedbench_checked(cell, check):

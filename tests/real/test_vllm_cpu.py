@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from pytest_speedbench.engines.control import Control
 from pytest_speedbench.settings.target import Target
+from tests.readme import copy_of, run_readme
 from tests.real.scenario import (
     FOR_DRAFT_MODELS,
     Gate,
@@ -62,3 +64,14 @@ def test_measures_the_known_truth_of_an_eagle_head(gate: Gate) -> None:
 def test_refuses_to_save_a_dead_drafter(gate: Gate) -> None:
     dead = target("vllm", "eagle3", model="memoryless", draft_model="eagle3")
     refuses_a_dead_drafter(gate, dead, BATCH_SIZE)
+
+
+def test_the_example_s_readme_is_true(tmp_path: Path) -> None:
+    installed, *saves, again, worse, dead = run_readme(copy_of("vllm_cpu", tmp_path))
+    for ran in (installed, *saves, again):
+        assert ran.status == 0, ran.output
+    assert [save.output.count("saved 11 cells to baselines/") for save in saves] == [1, 1]
+    assert worse.status == 1, worse.output
+    assert "cause: drafter" in worse.output
+    assert dead.status == 1, dead.output
+    assert not (tmp_path / "examples/vllm_cpu/baselines/dead-drafter.yaml").exists()
