@@ -18,7 +18,9 @@ def test_what_was_packed_on_the_way_is_whole_again(reads: list[tuple[bytes, bool
     recording = Recording()
     with ThreadPoolExecutor(1) as threads:
         for number, (data, packs) in enumerate(reads):
-            recording.keep(float(number), data)
+            recording.raw += data
+            recording.stamps_s.append(float(number))
+            recording.sizes.append(len(data))
             if packs:
                 recording.pack(threads)
     assert recording.body() == b"".join(data for data, _ in reads)
