@@ -37,6 +37,8 @@ class Recording:
         self._packed.append(threads.submit(zlib.compress, bytes(self.raw), 1))
         self.raw.clear()
 
-    def body(self) -> bytes:
-        """All of it."""
+    def body(self) -> bytes | bytearray:
+        """All of it; not to be changed, since it is not copied where nothing was packed."""
+        if not self._packed:
+            return self.raw
         return b"".join([*(zlib.decompress(block.result()) for block in self._packed), self.raw])
