@@ -27,12 +27,14 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from pytest_speedbench.engines.base import (
     Counters,
@@ -45,7 +47,7 @@ from pytest_speedbench.engines.base import (
     Reply,
 )
 from pytest_speedbench.engines.launch import arguments, hardware
-from pytest_speedbench.engines.openai_wire import decode_events, prometheus_counters
+from pytest_speedbench.engines.openai_wire import StreamEvent, decode_events, prometheus_counters
 from pytest_speedbench.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
@@ -108,6 +110,23 @@ _TOLD_AT_THE_END = (
 """Without a choice the last event repeats the prompt and some fifty settings."""
 _FINISH = {"limit": "length", "eos": "stop", "word": "stop"}
 _DEVICE = re.compile(r"^\s+(?P<id>\w+): (?P<name>.+?) \(\d+ MiB, \d+ MiB free\)$", re.MULTILINE)
+
+
+class _Timings(msgspec.Struct, gc=False):
+    draft_n: int = 0
+    draft_n_accepted: int = 0
+
+
+class _Event(StreamEvent, gc=False):
+    content: str | None = None
+    tokens: list[int] | None = None
+    tokens_predicted: int = 0
+    tokens_evaluated: int | None = None
+    tokens_cached: int | None = None
+    truncated: bool = False
+    stop: bool = False
+    stop_type: str | None = None
+    timings: _Timings | None = None
 
 
 class LlamaCppEngine(Engine):
@@ -194,24 +213,24 @@ class LlamaCppEngine(Engine):
         Raises:
             EngineError: the stream carries an error or is not what llama.cpp documents.
         """
-        chunks = decode_events(events)
-        told = [0, *(int(chunk.get("tokens_predicted", 0)) for chunk in chunks)]
+        chunks = decode_events(events, _Event)
+        told = [0, *(chunk.tokens_predicted for chunk in chunks)]
         if any(later < earlier for earlier, later in pairwise(told)):
             raise EngineError("the response stream's `tokens_predicted` goes back")
-        last = chunks[-1] if chunks else {}
-        if last.get("truncated"):
+        last = chunks[-1] if chunks else _Event()
+        if last.truncated:
             raise EngineError(
-                f"a slot's context was full after {last.get('tokens_cached')} tokens; launch the server with more: "
+                f"a slot's context was full after {last.tokens_cached} tokens; launch the server with more: "
                 "--ctx-size is shared equally by the slots of --parallel (--speedbench-engine-arg)"
             )
-        ids = tuple(int(token) for chunk in chunks for token in chunk.get("tokens") or ())
+        ids = tuple(token for chunk in chunks for token in chunk.tokens or ())
         return Reply(
-            text="".join(str(chunk.get("content", "")) for chunk in chunks),
+            text="".join(chunk.content or "" for chunk in chunks),
             tokens_per_event=tuple(later - earlier for earlier, later in pairwise(told)),
             output_tokens=told[-1],
-            prompt_tokens=last.get("tokens_evaluated"),
+            prompt_tokens=last.tokens_evaluated,
             token_ids=ids if len(ids) == told[-1] else None,
-            finish_reason=_FINISH.get(str(last.get("stop_type"))) if last.get("stop") else None,
+            finish_reason=_FINISH.get(last.stop_type or "") if last.stop else None,
             counters=self._counters(last),
         )
 
@@ -259,21 +278,18 @@ class LlamaCppEngine(Engine):
                 names = {}
         return hardware.launched(list(names.values()), len(names))
 
-    def _counters(self, last: Mapping[str, Any]) -> Counters | None:
-        if (
-            self.target.method == "none"
-            or not {"tokens_cached", "tokens_evaluated", "timings"} <= last.keys()
-        ):
+    def _counters(self, last: _Event) -> Counters | None:
+        cached, evaluated, timings = last.tokens_cached, last.tokens_evaluated, last.timings
+        if self.target.method == "none" or cached is None or evaluated is None or timings is None:
             return None
-        accepted = int(last["timings"].get("draft_n_accepted", 0))
         return Counters(
             source="response",
             drafted_steps=None,
-            drafted_tokens=int(last["timings"].get("draft_n", 0)),
-            accepted_tokens=accepted,
+            drafted_tokens=timings.draft_n,
+            accepted_tokens=timings.draft_n_accepted,
             accepted_per_position=(),
             draft_length=self.target.draft_length,
-            decode_steps=last["tokens_cached"] - last["tokens_evaluated"] - accepted,
+            decode_steps=cached - evaluated - timings.draft_n_accepted,
         )
 
     @cached_property

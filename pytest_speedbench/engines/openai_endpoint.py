@@ -31,7 +31,7 @@ from pytest_speedbench.engines.base import (
 )
 from pytest_speedbench.engines.control import without_key
 from pytest_speedbench.engines.launch import hardware
-from pytest_speedbench.engines.openai_wire import decode_events, read_chunks
+from pytest_speedbench.engines.openai_wire import Chunk, decode_events, read_chunks
 from pytest_speedbench.errors import EngineError, SettingsError
 from pytest_speedbench.settings.methods import UNKNOWN
 
@@ -129,7 +129,7 @@ class OpenAiEndpoint(Engine):
         Raises:
             EngineError: as `openai_wire.read_stream`; among others, the stream has no `usage`.
         """
-        chunks = decode_events(events)
+        chunks = decode_events(events, Chunk)
         reply = read_chunks(chunks)
         # What a server may tell beyond the API is for its own engine module, which knows what it means.
         return replace(reply, counters=_estimated(chunks, reply))
@@ -181,10 +181,10 @@ class OpenAiEndpoint(Engine):
         return f"/{what}" if has_version else f"/v1/{what}"
 
 
-def _estimated(chunks: Sequence[Mapping[str, Any]], reply: Reply) -> Counters | None:
+def _estimated(chunks: Sequence[Chunk], reply: Reply) -> Counters | None:
     """Each event that brought tokens taken for a step, the first for prefill; None where the growth is not told."""
-    told = [chunk.get("usage") for chunk in chunks]
-    growing = {usage["completion_tokens"] for usage in told if usage and usage.get("completion_tokens")}
+    usages = [chunk.usage for chunk in chunks if chunk.usage is not None]
+    growing = {usage.completion_tokens for usage in usages if usage.completion_tokens}
     steps = len(growing) - 1
     if steps < 1:
         return None

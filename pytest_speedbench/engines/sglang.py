@@ -215,9 +215,9 @@ class SglangEngine(Engine):
         Raises:
             EngineError: the stream carries an error, was aborted, or ends before its generation did.
         """
-        chunks = openai_wire.decode_events(events)
+        chunks = openai_wire.decode_events(events, sglang_wire.Event)
         draft_length = self.target.draft_length
-        if any("choices" in chunk for chunk in chunks):
+        if any(chunk.choices is not None for chunk in chunks):
             return sglang_wire.read_chat(chunks, draft_length)
         return sglang_wire.read_generate(chunks, draft_length)
 

@@ -20,6 +20,8 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import msgspec
+
 from pytest_speedbench.engines import openai_wire
 from pytest_speedbench.engines.base import Counters, Reply
 from pytest_speedbench.errors import EngineError
@@ -31,7 +33,22 @@ _HISTOGRAM = ("spec_correct_drafts_histogram", "spec_accept_histogram")
 """Names of the counters, the present one first. A version that sends two of them sends the same under both."""
 
 
-def read_generate(chunks: Sequence[Mapping[str, Any]], draft_length: int) -> Reply:
+class ChatExtension(msgspec.Struct, gc=False):
+    """What SGLang adds to a chat's last event."""
+
+    spec_tokens_details: dict[str, Any] | None = None
+
+
+class Event(openai_wire.Chunk, gc=False):
+    """An event of `/generate`, or of a chat."""
+
+    text: str | None = None
+    output_ids: list[int] | None = None
+    meta_info: dict[str, Any] | None = None
+    sglext: ChatExtension | None = None
+
+
+def read_generate(chunks: Sequence[Event], draft_length: int) -> Reply:
     """Decode a stream of `/generate`, whose events hold what is new or, by default, all that there is so far.
 
     Args:
@@ -41,7 +58,7 @@ def read_generate(chunks: Sequence[Mapping[str, Any]], draft_length: int) -> Rep
     Raises:
         EngineError: the stream was aborted, or ends before its generation did.
     """
-    infos = [chunk.get("meta_info") or {} for chunk in chunks]
+    infos = [chunk.meta_info or {} for chunk in chunks]
     last = infos[-1] if infos else {}
     finish = last.get("finish_reason")
     if not isinstance(finish, Mapping) or "type" not in finish or "completion_tokens" not in last:
@@ -54,8 +71,8 @@ def read_generate(chunks: Sequence[Mapping[str, Any]], draft_length: int) -> Rep
     totals = [int(info.get("completion_tokens") or 0) for info in infos]
     if any(later < earlier for earlier, later in pairwise(totals)):
         raise EngineError(f"the response stream's number of tokens goes back: {totals}")
-    ids = [chunk.get("output_ids") or [] for chunk in chunks]
-    texts = [str(chunk.get("text") or "") for chunk in chunks]
+    ids = [chunk.output_ids or [] for chunk in chunks]
+    texts = [chunk.text or "" for chunk in chunks]
     # Whoever repeats what there is so far has all of it in the last event. Versions without ids knew no other way.
     if not any(ids) or len(ids[-1]) == totals[-1]:
         ids, texts = ids[-1:], texts[-1:]
@@ -71,7 +88,7 @@ def read_generate(chunks: Sequence[Mapping[str, Any]], draft_length: int) -> Rep
     )
 
 
-def read_chat(chunks: Sequence[Mapping[str, Any]], draft_length: int) -> Reply:
+def read_chat(chunks: Sequence[Event], draft_length: int) -> Reply:
     """Decode a chat's stream, whose counters come in an event of their own.
 
     Args:
@@ -82,7 +99,9 @@ def read_chat(chunks: Sequence[Mapping[str, Any]], draft_length: int) -> Reply:
         EngineError: as `openai_wire.read_chunks`.
     """
     told = [
-        details for chunk in chunks if (details := (chunk.get("sglext") or {}).get("spec_tokens_details"))
+        chunk.sglext.spec_tokens_details
+        for chunk in chunks
+        if chunk.sglext is not None and chunk.sglext.spec_tokens_details
     ]
     reply = openai_wire.read_chunks(chunks)
     return replace(reply, counters=read_counters(told[-1], draft_length) if told else None)

@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,13 @@ from pytest_speedbench.engines.base import (
     Reply,
 )
 from pytest_speedbench.engines.launch import arguments, hardware
-from pytest_speedbench.engines.openai_wire import decode_events, read_chunks
+from pytest_speedbench.engines.openai_wire import (
+    Choice,
+    Chunk,
+    SpeculativeDecoding,
+    decode_events,
+    read_chunks,
+)
 from pytest_speedbench.errors import EngineError, SettingsError
 from pytest_speedbench.settings.methods import METHODS
 
@@ -65,6 +71,17 @@ _SAMPLE = re.compile(
 _POSITION = re.compile(r'(?:^|,)\s*token_position="(\d+)"')
 _ROUNDING = 0.01
 """Iterations are told as a quotient in single precision; at 4096 tokens that is off by 0.0005 at most."""
+
+
+class _Choice(Choice, gc=False):
+    """What TensorRT-LLM adds to a choice."""
+
+    avg_decoded_tokens_per_iter: float | None = None
+    speculative_decoding: SpeculativeDecoding | None = None
+
+
+class _Chunk(Chunk, gc=False):
+    choices: Sequence[_Choice] | None = None
 
 
 class TensorRtLlmEngine(Engine):
@@ -140,12 +157,14 @@ class TensorRtLlmEngine(Engine):
         Raises:
             EngineError: as `openai_wire.read_stream`; or the iterations told do not fit the output.
         """
-        chunks = decode_events(events)
+        chunks = decode_events(events, _Chunk)
         reply = read_chunks(chunks)
-        told: dict[str, Any] = {}
-        for chunk in chunks:
-            for choice in chunk.get("choices") or ():
-                told |= {name: value for name, value in choice.items() if value is not None}
+        told = _Choice()
+        for choice in (choice for chunk in chunks for choice in chunk.choices or ()):
+            told.avg_decoded_tokens_per_iter = (
+                choice.avg_decoded_tokens_per_iter or told.avg_decoded_tokens_per_iter
+            )
+            told.speculative_decoding = choice.speculative_decoding or told.speculative_decoding
         return replace(reply, counters=self._counters(told, reply.output_tokens))
 
     def server_counters(self, control: Control) -> Counters | None:
@@ -188,8 +207,8 @@ class TensorRtLlmEngine(Engine):
         count = arguments.parallel_size(arguments.flags(self.target.engine_args), _PARALLEL)
         return hardware.launched(hardware.accelerators(), count)
 
-    def _counters(self, told: Mapping[str, Any], output_tokens: int) -> Counters | None:
-        mean = told.get("avg_decoded_tokens_per_iter")
+    def _counters(self, told: _Choice, output_tokens: int) -> Counters | None:
+        mean = told.avg_decoded_tokens_per_iter
         if self.target.method == "none" or not mean or output_tokens < 1:
             return None
         iterations = round(output_tokens / mean)
@@ -199,7 +218,7 @@ class TensorRtLlmEngine(Engine):
                 "this version of TensorRT-LLM counts otherwise than documented"
             )
         steps = iterations - 1
-        histogram: Sequence[int] = (told.get("speculative_decoding") or {}).get("acceptance_histogram") or ()
+        histogram = (told.speculative_decoding or SpeculativeDecoding()).acceptance_histogram or ()
         return Counters(
             source="response",
             drafted_steps=sum(histogram) if histogram else None,

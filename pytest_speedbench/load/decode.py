@@ -90,7 +90,7 @@ def decode(engine: Engine, exchange: Exchange) -> Decoded:
     return Decoded(record, reply.text)
 
 
-def excerpt(body: bytes) -> str:
+def excerpt(body: bytes | bytearray) -> str:
     """The first 300 characters of a response, on one line."""
     return " ".join(body[:1200].decode(errors="replace").split())[:300]
 
@@ -101,16 +101,18 @@ def _arrivals(received_s: Sequence[float], tokens: Sequence[int]) -> Arrivals:
     Stamps of the kernel are set against the monotonic clock anew at each poll (`load.wire.kernel_stamps`). Where a read seems to
     be microseconds older than the one before, it is taken to have come with that.
     """
+    import numpy as np
+
+    counts = np.asarray(tokens, np.int64)
+    bearing = counts > 0
+    counts, moments = counts[bearing], np.asarray(received_s, np.float64)[bearing]
+    if not len(moments):
+        return Arrivals()
+    latest = np.maximum.accumulate(moments)
+    starts = np.flatnonzero(np.diff(latest, prepend=-np.inf) > 0)
     arrivals = Arrivals()
-    moments, counts = arrivals.received_s, arrivals.tokens
-    for moment, count in zip(received_s, tokens, strict=True):
-        if count <= 0:
-            continue
-        if moments and moment <= moments[-1]:
-            counts[-1] += count
-        else:
-            moments.append(moment)
-            counts.append(count)
+    arrivals.received_s.frombytes(moments[starts].tobytes())
+    arrivals.tokens.frombytes(np.add.reduceat(counts, starts).astype(np.uint32).tobytes())
     return arrivals
 
 

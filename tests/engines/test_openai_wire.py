@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,29 @@ class TestReadStream:
     def test_an_event_that_is_no_json_object_is_named(self, broken: bytes) -> None:
         with pytest.raises(EngineError, match="event 2 of 3 in the response stream is no JSON object"):
             read_stream([text_event("a"), broken, usage_event(1)])
+
+    @pytest.mark.parametrize(
+        ("odd", "field", "fault"),
+        [
+            (usage_event("5"), "usage.completion_tokens", "Expected `int | null`, got `str`"),  # type: ignore[arg-type]
+            (text_event("a", token_ids=[1, "b"]), "choices[0].token_ids[1]", "Expected `int`, got `str`"),
+            (event(choices={}), "choices", "Expected `array | null`, got `object`"),
+            (
+                usage_event(1, metrics={"speculative_decoding": {"acceptance_histogram": 3}}),
+                "metrics.speculative_decoding.acceptance_histogram",
+                "Expected `array | null`, got `int`",
+            ),
+        ],
+    )
+    def test_a_field_of_another_shape_is_named(self, odd: bytes, field: str, fault: str) -> None:
+        expected = f"event 2 of 3 in the response stream: `{field}` is not what it should be: {fault}"
+        with pytest.raises(EngineError, match=f"^{re.escape(expected)}$"):
+            read_stream([text_event("a"), odd, usage_event(1)])
+
+    def test_what_python_s_encoder_writes_beyond_json_is_read(self) -> None:
+        halves = [text_event("\ud83d", token_ids=[7]), text_event("\ude42", logprobs=float("nan"))]
+        reply = read_stream([*halves, usage_event(1)])
+        assert (reply.text, reply.token_ids) == ("\ud83d\ude42", (7,))
 
     @given(st.lists(st.integers(0, 50), min_size=1, max_size=9).filter(any))
     def test_the_histogram_and_the_positions_say_the_same(self, histogram: list[int]) -> None:

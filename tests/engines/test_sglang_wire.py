@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_speedbench.engines.base import Counters, Reply
 from pytest_speedbench.engines.sglang import SglangEngine
-from pytest_speedbench.engines.sglang_wire import read_counters, read_generate
+from pytest_speedbench.engines.sglang_wire import Event, read_counters
+from pytest_speedbench.engines.sglang_wire import read_generate as read_events
 from pytest_speedbench.errors import EngineError
 from pytest_speedbench.metrics.acceptance import count_steps, inconsistency
 from pytest_speedbench.settings.target import Target
@@ -37,6 +39,10 @@ def recorded(name: str) -> list[bytes]:
 def event(tokens: int, finish: Any = None, **fields: Any) -> dict[str, Any]:
     told = {"completion_tokens": tokens, "finish_reason": finish, **fields.pop("meta_info", {})}
     return {"text": "", "meta_info": told, **fields}
+
+
+def read_generate(chunks: list[dict[str, Any]], draft_length: int) -> Reply:
+    return read_events(msgspec.convert(chunks, list[Event]), draft_length)
 
 
 class TestGenerate:

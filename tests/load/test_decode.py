@@ -15,7 +15,9 @@ from tests.load.stub_server import event
 def recording(*chunks: tuple[float, bytes]) -> Recording:
     made = Recording()
     for received_s, data in chunks:
-        made.keep(received_s, data)
+        made.raw += data
+        made.stamps_s.append(received_s)
+        made.sizes.append(len(data))
     return made
 
 

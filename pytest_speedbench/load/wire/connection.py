@@ -18,15 +18,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from pytest_speedbench.load.wire.recording import Recording
-from pytest_speedbench.load.wire.response import (
-    ChunkedBody,
-    Head,
-    Malformed,
-    OpenBody,
-    SizedBody,
-    body_of,
-    split_head,
-)
+from pytest_speedbench.load.wire.response import Head, Malformed, ResponseReader
 
 READ_BUFFER_BYTES = 2**18
 """What one read takes at most. A client that was late reads all that came in the meantime at once."""
@@ -75,9 +67,7 @@ class Connection(asyncio.BufferedProtocol):
         self._open = False
         self._response: Response | None = None
         self._on_end: Callable[[], None] = lambda: None
-        self._body: ChunkedBody | SizedBody | OpenBody | None = None
-        self._feed: Callable[[float, bytes], bool] = self._feed_head
-        self._head = b""
+        self._reader: ResponseReader | None = None
         self._unsent = memoryview(b"")
         self._paused = False
         self._idle_since_s = 0.0
@@ -107,8 +97,9 @@ class Connection(asyncio.BufferedProtocol):
             on_end: called once, from the event loop; the response then says how it went.
         """
         assert self._transport is not None and self._response is None
-        self._feed, self._body, self._head, self._on_end = self._feed_head, None, b"", on_end
         self._response = response = Response(sent_s=time.monotonic())
+        self._reader = ResponseReader(response.recording)
+        self._on_end = on_end
         if len(body) <= WRITE_BYTES:
             self._transport.write(head + body)
         else:
@@ -123,7 +114,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """Drop the connection at once; what comes over it is nobody's any more."""
-        self._response = None
+        self._response, self._reader = None, None
         self._shut()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -138,17 +129,20 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what the event loop read; the time stamp comes first."""
-        self.received(time.monotonic(), bytes(self._view[:nbytes]))
+        self.received(time.monotonic(), self._view[:nbytes])
 
-    def received(self, received_s: float, data: bytes) -> None:
+    def received(self, received_s: float, data: bytes | memoryview) -> None:
         """Take what was read.
 
         Args:
             received_s: monotonic clock when it came in.
-            data: not empty.
+            data: not empty; valid during the call only.
         """
+        if self._reader is None:  # a server may say that it closes an idle connection, as with 408
+            self._shut()
+            return
         try:
-            if self._feed(received_s, data):
+            if self._reader.feed(received_s, data):
                 self._end(received_s)
         except Malformed as fault:
             self._end(received_s, fault)
@@ -156,7 +150,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The end of a body without an end of its own, or a fault."""
         self._shut()
-        proper = exc is None and self._body is not None and self._body.ends_with_connection
+        head = None if self._reader is None else self._reader.head
+        proper = exc is None and head is not None and not head.length_known
         self._end(time.monotonic(), None if proper else exc or ConnectionError("the server closed it"))
 
     def pause_writing(self) -> None:
@@ -173,28 +168,17 @@ class Connection(asyncio.BufferedProtocol):
             piece, self._unsent = self._unsent[:WRITE_BYTES], self._unsent[WRITE_BYTES:]
             self._transport.write(piece)
 
-    def _feed_head(self, received_s: float, data: bytes) -> bool:
-        if self._response is None:  # a server may say that it closes an idle connection, as with 408
-            self._shut()
-            return False
-        self._head += data
-        found = split_head(self._head)
-        if found is None:
-            return False
-        self._response.head, rest = found
-        self._body = body_of(self._response.head, self._response.recording)
-        self._feed = self._body.feed
-        return self._feed(received_s, rest)
-
     def _end(self, ended_s: float, fault: BaseException | None = None) -> None:
         response, self._response = self._response, None
-        if response is None:
+        reader, self._reader = self._reader, None
+        if response is None or reader is None:
             return
-        body, head = self._body, response.head
-        usable = fault is None and head is not None and head.keeps_alive and body is not None
-        if not usable or body is None or body.exceeded or body.ends_with_connection or self._unsent:
+        reader.close()
+        response.head = reader.head
+        usable = fault is None and reader.complete and reader.head is not None and reader.head.keeps_alive
+        if not usable or reader.exceeded or self._unsent:
             self._shut()
-        self._feed, self._idle_since_s = self._feed_head, ended_s
+        self._idle_since_s = ended_s
         self._served = True
         response.ended_s, response.fault = ended_s, fault
         self._on_end()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import compress
 
 DONE = b"[DONE]"
 """Payload that ends an OpenAI-style stream; holds nothing."""
+_PLAIN = re.compile(rb"data: (.*)\n\n")
 _PLAIN_BYTES = len(b"data: \n\n")
 
 
 def split_events(
-    body: bytes, sizes: Sequence[int], stamps_s: Sequence[float]
+    body: bytes | bytearray, sizes: Sequence[int], stamps_s: Sequence[float]
 ) -> tuple[list[bytes], list[float]]:
     r"""The events of one response stream, in order.
 
@@ -28,36 +30,36 @@ def split_events(
         Data payload of every event that has data, `[DONE]` left out; and the clock of each, in seconds: that of
         the read in which the event's blank line began, or of the last read where there is none.
     """
+    import numpy as np
+
     payloads = _plain_events(body)
     if payloads is not None:
-        complete_at = list(accumulate(len(payload) + _PLAIN_BYTES for payload in payloads))
+        lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
+        complete_at = np.cumsum(lengths + _PLAIN_BYTES)
     else:
-        payloads, complete_at = _any_events(body)
-    read_ends = list(accumulate(sizes))
-    if read_ends == complete_at:  # each read brought one event, as it nearly always does
-        received_s = list(stamps_s)
-    else:
-        received_s = []
-        read = 0
-        for end in complete_at:
-            while read_ends[read] < end:
-                read += 1
-            received_s.append(stamps_s[read])
-    ends = [index for index, payload in enumerate(payloads) if DONE in payload and payload.strip() == DONE]
-    for index in reversed(ends):
-        del payloads[index], received_s[index]
+        payloads, ends = _any_events(bytes(body))
+        complete_at = np.array(ends, np.int64)
+    read_ends = np.cumsum(np.asarray(sizes, np.int64))
+    received_s = np.asarray(stamps_s, np.float64)[np.searchsorted(read_ends, complete_at)].tolist()
+    done = body.count(DONE)
+    if payloads and payloads[-1].strip() == DONE:  # where nearly every stream has its only one
+        del payloads[-1], received_s[-1]
+        done -= 1
+    if done:
+        kept = [payload.strip() != DONE for payload in payloads]
+        payloads, received_s = list(compress(payloads, kept)), list(compress(received_s, kept))
     return payloads, received_s
 
 
-def _plain_events(body: bytes) -> list[bytes] | None:
+def _plain_events(body: bytes | bytearray) -> list[bytes] | None:
     """The payloads, where each event is one line `data: ...` and a blank one; None where one is not.
 
     As nearly all servers send it, and in a third of the time.
     """
-    if not (body.startswith(b"data: ") and body.endswith(b"\n\n")) or b"\r" in body:
+    payloads: list[bytes] = _PLAIN.findall(body)
+    if b"\r" in body or sum(map(len, payloads)) + _PLAIN_BYTES * len(payloads) != len(body):
         return None
-    payloads = body[6:-2].split(b"\n\ndata: ")
-    return payloads if body.count(b"\n") == 2 * len(payloads) else None
+    return payloads
 
 
 def _any_events(body: bytes) -> tuple[list[bytes], list[int]]:

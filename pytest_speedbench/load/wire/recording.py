@@ -24,14 +24,8 @@ class Recording:
         self.sizes = array("I")
         """Bytes of the body in each of them."""
         self.raw = bytearray()
-        """What is not packed."""
+        """What is not packed. Stays the same object: the parser of the response appends to it."""
         self._packed: list[Future[bytes]] = []
-
-    def keep(self, received_s: float, data: bytes) -> None:
-        """One more read."""
-        self.stamps_s.append(received_s)
-        self.sizes.append(len(data))
-        self.raw += data
 
     @property
     def size(self) -> int:
@@ -39,10 +33,12 @@ class Recording:
         return sum(self.sizes)
 
     def pack(self, threads: Executor) -> None:
-        """Shrink what there is so far; costs the caller a few microseconds, and the thread 2 us a chunk."""
-        block, self.raw = self.raw, bytearray()
-        self._packed.append(threads.submit(zlib.compress, block, 1))
+        """Shrink what there is so far; costs the caller a copy of it, and the thread 2 us a chunk."""
+        self._packed.append(threads.submit(zlib.compress, bytes(self.raw), 1))
+        self.raw.clear()
 
-    def body(self) -> bytes:
-        """All of it."""
+    def body(self) -> bytes | bytearray:
+        """All of it; not to be changed, since it is not copied where nothing was packed."""
+        if not self._packed:
+            return self.raw
         return b"".join([*(zlib.decompress(block.result()) for block in self._packed), self.raw])
