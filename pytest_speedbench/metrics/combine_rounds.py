@@ -17,6 +17,8 @@ from pytest_speedbench.metrics.problems import CLIENT_LATE_S, CLIENT_OVERLOADED
 from pytest_speedbench.settings.target import UNKNOWN
 
 _STEP_LATENCY = tuple(name for name in METRICS if name.startswith("step_latency_s_"))
+_STEP_LATENCY_OF_REQUESTS = tuple(name for name in _STEP_LATENCY if name != "step_latency_s_mean")
+"""How step latency is spread, for which the steps of each request have to be known."""
 _CLIENT_BUSY = 0.5
 """Share of a round that the client's thread spent computing: above it, a note."""
 _CLIENT_LATE_S = 0.02
@@ -48,13 +50,15 @@ def combine(cell: Cell, method: str, rounds: Sequence[MeasuredRound]) -> Measure
     counts = _total([round_.counts for round_ in rounds])
     drafts = _total([round_.drafts for round_ in rounds])
     _accept(metrics, missing, method, counts, drafts)
-    means = [round_.mean_of_requests for round_ in rounds if round_.mean_of_requests is not None]
-    if len(means) == len(rounds):
-        metrics["mean_of_requests_acceptance_length"] = fmean(means)
+    of_requests = _why_not_of_requests(rounds)
+    if of_requests is None:
+        metrics["mean_of_requests_acceptance_length"] = fmean(
+            round_.mean_of_requests for round_ in rounds if round_.mean_of_requests is not None
+        )
     elif counts is not None:
-        reason = "the engine counts per server only, not per request"
-        of_requests = (name for name in _STEP_LATENCY if name != "step_latency_s_mean")
-        missing.update(dict.fromkeys(("mean_of_requests_acceptance_length", *of_requests), reason))
+        for name in ("mean_of_requests_acceptance_length", *_STEP_LATENCY_OF_REQUESTS):
+            metrics.pop(name, None)
+            missing[name] = of_requests
     delivered = any(round_.delivered for round_ in rounds)
     for name, reason in _why_untimed(cell, counts, method, delivered).items():
         if name not in metrics:
@@ -129,6 +133,15 @@ def _total(counts: Sequence[StepCounts | None]) -> StepCounts | None:
     """The sum over rounds; not known if one of them is not."""
     known = [each for each in counts if each is not None]
     return acceptance.total(known) if known and len(known) == len(counts) else None
+
+
+def _why_not_of_requests(rounds: Sequence[MeasuredRound]) -> str | None:
+    """Why there is no metric that takes the steps of every single request; None where there is."""
+    if any(round_.mean_of_requests is None for round_ in rounds):
+        return "the engine counts per server only, not per request"
+    if not all(round_.steps_of_requests for round_ in rounds):
+        return "the engine does not report how many steps of a request had no draft"
+    return None
 
 
 def _why_untimed(cell: Cell, counts: StepCounts | None, method: str, delivered: bool) -> dict[str, str]:
@@ -220,6 +233,7 @@ def _sum_of(one: PromptTally, other: PromptTally) -> PromptTally:
         requests=one.requests + other.requests,
         output_tokens=one.output_tokens + other.output_tokens,
         steps=both(one.steps, other.steps),
+        steps_exact=one.steps_exact and other.steps_exact,
         drafted_steps=both(one.drafted_steps, other.drafted_steps),
         accepted_per_position=(
             None
@@ -245,22 +259,28 @@ def _together(rounds: Sequence[Sequence[str]]) -> tuple[str, ...]:
 def _notes(method: str, rounds: Sequence[MeasuredRound], pooled: StepCounts | None) -> list[str]:
     """What a reader of the numbers should know."""
     notes = []
+    every_step_drafts = method not in acceptance.SOMETIMES_DRAFTING and method != "none"
     if pooled is not None and pooled.uncertain_steps and pooled.steps:
         high, low = acceptance.acceptance_length(pooled), acceptance.acceptance_length_low(pooled)
         notes.append(
-            f"acceptance length is an upper bound: the engine counts drafted steps only, and does not tell the "
-            f"drafts accepted past the end of the output; it lies in {low:.4f} .. {high:.4f}"
+            "acceptance length is an upper bound: the engine counts drafted steps only, and "
+            + (
+                "some of its steps had no draft"
+                if every_step_drafts
+                else "not the drafts accepted past the end of an output"
+            )
+            + f"; it lies in {low:.4f} .. {high:.4f}"
         )
     if any(round_.estimated for round_ in rounds):
         notes.append(
             "acceptance length is estimated: each stream event was taken for a step, and servers put several "
             "steps into one event when they or the network are behind"
         )
-    every_step_drafts = method not in acceptance.SOMETIMES_DRAFTING and method != "none"
     if pooled is not None and pooled.drafted_steps is not None and every_step_drafts:
         undrafted = pooled.steps - pooled.drafted_steps
         if undrafted:
-            notes.append(f"{undrafted} of {pooled.steps} steps had no draft, as after a preemption")
+            at_least = "at least " if pooled.uncertain_steps else ""
+            notes.append(f"{at_least}{undrafted} of {pooled.steps} steps had no draft, as after a preemption")
     repeats = max(round_.repeats for round_ in rounds)
     if repeats:
         prompts = max(len(round_.tallies) for round_ in rounds)

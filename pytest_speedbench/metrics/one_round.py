@@ -30,6 +30,8 @@ class MeasuredRound:
     """All decode steps; None where nobody told them."""
     drafts: StepCounts | None
     """Which steps had a draft: other sums than `counts` where only the server tells that."""
+    steps_of_requests: bool
+    """Whether the steps of each single request are known."""
     mean_of_requests: float | None
     """`mean_of_requests_acceptance_length`; None where the engine counts per server only."""
     tallies: tuple[PromptTally, ...]
@@ -72,9 +74,10 @@ def measure_round(method: str, round_: RoundRecord, prompts: Sequence[Prompt]) -
     delivered = [request for request in finished if request.output_tokens > 0 and request.arrivals]
     counted = {id(r): counts for r in delivered if (counts := counts_of(method, r)) is not None}
     complete = len(counted) == len(delivered) > 0
-    pooled = acceptance.total(counted.values()) if complete else _server_counts(method, round_, delivered)
-    if complete and pooled is not None:
-        pooled = acceptance.with_steps_of_server(pooled, [round_.server_counters])
+    own = acceptance.total(counted.values()) if complete else None
+    pooled = own or _server_counts(method, round_, delivered)
+    if own is not None:
+        pooled = acceptance.with_steps_of_server(own, [round_.server_counters])
     drafts = pooled
     if pooled is not None and pooled.drafted_steps is None:
         drafts = _server_counts(method, round_, delivered) or pooled
@@ -93,8 +96,9 @@ def measure_round(method: str, round_: RoundRecord, prompts: Sequence[Prompt]) -
         times=times,
         counts=pooled,
         drafts=drafts,
+        steps_of_requests=own is not None and not (own.uncertain_steps and not own.every_step_drafts),
         mean_of_requests=_mean_of_requests(requests, counted) if complete else None,
-        tallies=_tallies(prompts, delivered, counted if complete else {}),
+        tallies=_tallies(prompts, delivered, counted if complete else {}, own),
         sent=len(requests),
         failed=len(requests) - len(finished),
         delivered=len(delivered),
@@ -175,9 +179,20 @@ def _step_latency(
 
 
 def _tallies(
-    prompts: Sequence[Prompt], delivered: Sequence[RequestRecord], counted: Mapping[int, StepCounts]
+    prompts: Sequence[Prompt],
+    delivered: Sequence[RequestRecord],
+    counted: Mapping[int, StepCounts],
+    whole: StepCounts | None,
 ) -> tuple[PromptTally, ...]:
-    """Each prompt's share, sorted by question id; prompts that delivered nothing have none."""
+    """Each prompt's share, sorted by question id; prompts that delivered nothing have none.
+
+    Args:
+        prompts: that were to be sent.
+        delivered: requests that brought a token.
+        counted: their counts by the record's identity; empty where those of one are missing.
+        whole: the sum of these.
+    """
+    exact = whole is None or not whole.uncertain_steps
     of_prompt: dict[str, list[RequestRecord]] = defaultdict(list)
     for request in delivered:
         of_prompt[request.question_id].append(request)
@@ -198,6 +213,7 @@ def _tallies(
                 accepted_per_position=(
                     counts.accepted_per_position if counts and counts.drafted_steps is not None else None
                 ),
+                steps_exact=exact or counts is None or not counts.spare_steps,
                 latched=_latched(requests),
             )
         )

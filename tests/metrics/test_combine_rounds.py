@@ -228,8 +228,8 @@ def test_notes_tell_how_far_ngram_can_be_off() -> None:
     measured = build(CELL, "ngram", [round_of(replace(plain, counters=counters([3])))], [prompt()])
     assert measured.problems == ()
     assert measured.notes == (
-        "acceptance length is an upper bound: the engine counts drafted steps only, and does not tell the drafts "
-        "accepted past the end of the output; it lies in 1.0000 .. 1.7500",
+        "acceptance length is an upper bound: the engine counts drafted steps only, and not the drafts accepted past "
+        "the end of an output; it lies in 1.0000 .. 1.7500",
     )
 
 
@@ -246,7 +246,9 @@ def test_notes_tell_of_repeats_steps_without_a_draft_and_untimed_requests() -> N
     )
     notes = measure(request(), at_once, batch_size=2).notes
     assert notes == (
-        "1 of 7 steps had no draft, as after a preemption",
+        "acceptance length is an upper bound: the engine counts drafted steps only, and some of its steps had no draft; "
+        "it lies in 1.3077 .. 2.4286",
+        "at least 1 of 7 steps had no draft, as after a preemption",
         "a round sends more than its prompts (1): some were sent 2 times",
         "all tokens arrived at once of 1 request; user TPS and step latency leave them out",
         "the engine tells no token ids: nobody looked whether outputs repeat themselves",
@@ -313,6 +315,11 @@ def test_steps_without_a_draft_are_those_that_the_server_tells() -> None:
         measured.metrics["acceptance_length"] / measured.metrics["step_latency_s_mean"]
     )
     assert not any("upper bound" in note for note in measured.notes)
+    why = "the engine does not report how many steps of a request had no draft"
+    for name in ("mean_of_requests_acceptance_length", "step_latency_s_median", "step_latency_s_p99"):
+        assert measured.missing[name] == why
+        assert name not in measured.metrics
+    assert [(tally.steps, tally.steps_exact) for tally in measured.prompts] == [(7, False)]
     assert measured.counter_source == "response"
 
 
@@ -387,3 +394,32 @@ def test_outputs_that_repeat_themselves_are_counted_by_prompt() -> None:
     assert (a.latched, b.latched) == (1, 0)
     (untold,) = measure(replace(request(), token_ids=None)).prompts
     assert untold.latched is None
+
+
+def preempted(question_id: str, steps: int, undrafted: int, overshoot: int) -> RequestRecord:
+    """A request of a method that always drafts, some of whose steps had no draft after all."""
+    with_draft = [2] * (steps - undrafted - 1) + [3]
+    output_tokens = 1 + sum(1 + accepted for accepted in with_draft) + undrafted - overshoot
+    arrivals = Arrivals.of([(0.0, 1), (1.0, output_tokens - 1)])
+    return replace(
+        request(question_id), counters=counters(with_draft), arrivals=arrivals, output_tokens=output_tokens
+    )
+
+
+def test_steps_without_a_draft_may_hide_behind_an_overshoot() -> None:
+    """In 2 of 3 requests the overshoot makes up for them, so that 9 steps without a draft show where 12 were."""
+    requests = [preempted(f"q{n}", 100, 4, overshoot) for n, overshoot in enumerate((0, 1, 2))]
+    measured = measure(*requests)
+    truth = sum(record.output_tokens - 1 for record in requests) / 300
+    assert measured.problems == ()
+    (bound, undrafted) = measured.notes
+    assert undrafted == "at least 9 of 297 steps had no draft, as after a preemption"
+    low, high = (float(number) for number in bound.rpartition("in ")[2].split(" .. "))
+    assert low < truth < high == pytest.approx(measured.metrics["acceptance_length"], abs=5e-5)
+    assert not any(tally.steps_exact for tally in measured.prompts)
+
+
+def test_where_no_step_without_a_draft_shows_steps_are_exact() -> None:
+    measured = measure(request("a"), request("b", overshoot=2))
+    assert measured.notes == ()
+    assert all(tally.steps_exact for tally in measured.prompts)
