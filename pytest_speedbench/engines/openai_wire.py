@@ -18,6 +18,8 @@ from pytest_speedbench.errors import EngineError
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
 
+_SILENT_TOKENS = 1
+"""The end-of-sequence token has no text."""
 _NO_CHOICE: Sequence[Mapping[str, Any]] = ({},)
 _SAMPLE = re.compile(r"^(?P<name>[^\s{#]+)(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)(?:\s+\S+)?$")
 _POSITION = re.compile(r'(?:^|,)\s*position="(\d+)"')
@@ -97,6 +99,7 @@ def read_chunks(chunks: Sequence[Mapping[str, Any]]) -> Reply:
         tokens = [len(of_event) if of_event else 0 for of_event in ids]
     else:
         tokens = _tokens_without_ids(usages, choices, text, output_tokens)
+    known = bool(token_ids) or sum(tokens) >= output_tokens - _SILENT_TOKENS
     drafted = (chunk["metrics"].get("speculative_decoding") for chunk in chunks if chunk.get("metrics"))
     counters = [_response_counters(told) for told in drafted if told]
     return Reply(
@@ -109,6 +112,7 @@ def read_chunks(chunks: Sequence[Mapping[str, Any]]) -> Reply:
             (told for choice in reversed(choices) if (told := choice.get("finish_reason"))), None
         ),
         counters=counters[-1] if counters else None,
+        tokens_per_event_known=known,
     )
 
 

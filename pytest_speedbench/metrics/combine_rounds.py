@@ -12,13 +12,17 @@ from pytest_speedbench.cells import Cell
 from pytest_speedbench.metrics import acceptance
 from pytest_speedbench.metrics.acceptance import StepCounts
 from pytest_speedbench.metrics.measurement import Measurement, PromptTally, RoundFigures
-from pytest_speedbench.metrics.one_round import MeasuredRound
+from pytest_speedbench.metrics.one_round import BY_EVENT, MeasuredRound
 from pytest_speedbench.metrics.problems import CLIENT_LATE_S, CLIENT_OVERLOADED
 from pytest_speedbench.settings.target import UNKNOWN
 
 _STEP_LATENCY = tuple(name for name in METRICS if name.startswith("step_latency_s_"))
 _STEP_LATENCY_OF_REQUESTS = tuple(name for name in _STEP_LATENCY if name != "step_latency_s_mean")
 """How step latency is spread, for which the steps of each request have to be known."""
+_EVENTS_UNKNOWN = (
+    "the server reports how many tokens an output had, and not how many each event brought "
+    "(stream_options.continuous_usage_stats)"
+)
 _CLIENT_BUSY = 0.5
 """Share of a round that the client's thread spent computing: above it, a note."""
 _CLIENT_LATE_S = 0.02
@@ -60,7 +64,14 @@ def combine(cell: Cell, method: str, rounds: Sequence[MeasuredRound]) -> Measure
             metrics.pop(name, None)
             missing[name] = of_requests
     delivered = any(round_.delivered for round_ in rounds)
-    for name, reason in _why_untimed(cell, counts, method, delivered).items():
+    tokens_per_event_known = all(round_.tokens_per_event_known for round_ in rounds)
+    if not tokens_per_event_known:
+        for name in BY_EVENT:
+            metrics.pop(name, None)
+    untimed = _why_untimed(
+        cell, counts, method, delivered=delivered, tokens_per_event_known=tokens_per_event_known
+    )
+    for name, reason in untimed.items():
         if name not in metrics:
             missing[name] = overload or missing.get(name, reason)
     return Measurement(
@@ -144,7 +155,9 @@ def _why_not_of_requests(rounds: Sequence[MeasuredRound]) -> str | None:
     return None
 
 
-def _why_untimed(cell: Cell, counts: StepCounts | None, method: str, delivered: bool) -> dict[str, str]:
+def _why_untimed(
+    cell: Cell, counts: StepCounts | None, method: str, *, delivered: bool, tokens_per_event_known: bool
+) -> dict[str, str]:
     """The reason for each metric of the client's clock, if it is missing."""
     second = "no request delivered a second token" if delivered else "no request delivered a token"
     reasons = {
@@ -156,7 +169,8 @@ def _why_untimed(cell: Cell, counts: StepCounts | None, method: str, delivered: 
         ),
     }
     timed = (name for name, metric in METRICS.items() if metric.unit == "s")
-    return dict.fromkeys(timed, second) | reasons | dict.fromkeys(_STEP_LATENCY, _no_steps(counts, method))
+    reasons = dict.fromkeys(timed, second) | reasons | dict.fromkeys(_STEP_LATENCY, _no_steps(counts, method))
+    return reasons if tokens_per_event_known else reasons | dict.fromkeys(BY_EVENT, _EVENTS_UNKNOWN)
 
 
 def _accept(
@@ -292,6 +306,10 @@ def _notes(method: str, rounds: Sequence[MeasuredRound], pooled: StepCounts | No
         notes.append(
             f"the server sends its first token together with the next step's ({median(first):.2f} tokens in the first "
             "arrival): time to first token includes these; user TPS and step latency are corrected for them"
+        )
+    if not all(round_.tokens_per_event_known for round_ in rounds):
+        notes.append(
+            "the server does not report how many tokens an event brought: user TPS takes the first event for one token"
         )
     at_once = sum(round_.at_once for round_ in rounds)
     if at_once:

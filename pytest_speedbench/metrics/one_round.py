@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_speedbench.catalogue import METRICS
 from pytest_speedbench.data.prompts import Prompt
 from pytest_speedbench.engines.base import ESTIMATED
 from pytest_speedbench.load.records import RequestRecord, RoundRecord
@@ -17,6 +18,14 @@ from pytest_speedbench.metrics.acceptance import StepCounts, counts_of
 from pytest_speedbench.metrics.degenerate import repeats_itself
 from pytest_speedbench.metrics.measurement import PromptTally, RoundFigures
 from pytest_speedbench.metrics.problems import overload_of, problems_of
+
+BY_EVENT = tuple(
+    name
+    for name in METRICS
+    if name in ("steady_output_tps", "first_arrival_tokens", "tokens_per_arrival")
+    or name.startswith("inter_token_latency_s_")
+)
+"""What has to know how many tokens arrived when."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,8 @@ class MeasuredRound:
     counter_source: str | None
     tokenization: str
     prompt_tokens: int
+    tokens_per_event_known: bool
+    """Whether it is known of every request how many tokens an event brought."""
     estimated: bool
     """Whether steps were guessed from stream events."""
     repeats: int
@@ -81,11 +92,14 @@ def measure_round(method: str, round_: RoundRecord, prompts: Sequence[Prompt]) -
     drafts = pooled
     if pooled is not None and pooled.drafted_steps is None:
         drafts = _server_counts(method, round_, delivered) or pooled
+    tokens_per_event_known = all(request.tokens_per_event_known for request in delivered)
     overload = overload_of(round_)
     times: dict[str, float] = {}
     if overload is None:
         steps = [counted[id(r)].steps for r in delivered] if complete else None
         times = _times(round_, delivered, steps) | _step_latency(delivered, steps, pooled)
+        if not tokens_per_event_known:
+            times = {name: value for name, value in times.items() if name not in BY_EVENT}
     return MeasuredRound(
         figures=RoundFigures(
             output_tps=times.get("output_tps"),
@@ -107,6 +121,7 @@ def measure_round(method: str, round_: RoundRecord, prompts: Sequence[Prompt]) -
         counter_source=_counter_source(round_, delivered),
         tokenization=round_.tokenization,
         prompt_tokens=sum(request.prompt_tokens or 0 for request in finished),
+        tokens_per_event_known=tokens_per_event_known,
         estimated=any(r.counters is not None and r.counters.source == ESTIMATED for r in delivered),
         repeats=max((request.repeat for request in requests), default=0),
         at_once=sum(request.output_tokens > 1 and not throughput.is_timed(request) for request in delivered),

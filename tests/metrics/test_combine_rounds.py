@@ -348,6 +348,26 @@ def test_what_is_estimated_is_called_so() -> None:
     assert any(note.startswith("acceptance length is estimated") for note in measured.notes)
 
 
+def test_what_needs_tokens_by_event_is_missing_where_only_their_total_is_reported() -> None:
+    """An endpoint with `usage` at the end; its events hold 3 tokens each, and are taken for one."""
+    events = Arrivals.of([(0.5, 1), (0.6, 1), (0.7, 7)])
+    record = replace(request(), arrivals=events, counters=None, tokens_per_event_known=False)
+    for records in ([record], [record, request(counted=False)]):
+        rounds = [round_of(each) for each in records]
+        measured = build(CELL, "unknown", rounds, [prompt()])
+        unknown = [
+            name for name, why in measured.missing.items() if why.startswith("the server reports how many")
+        ]
+        assert len(unknown) == 8
+        assert {"steady_output_tps", "inter_token_latency_s_median", "first_arrival_tokens"} <= set(unknown)
+        assert not set(unknown) & set(measured.metrics)
+        assert measured.metrics["output_tps"] > 0
+        assert any("takes the first event for one token" in note for note in measured.notes)
+    assert build(CELL, "unknown", [round_of(record)], [prompt()]).metrics["user_tps"] == pytest.approx(
+        8 / 0.2
+    )
+
+
 MEAN_CELL = Cell("qualitative", "mean", 1)
 
 
