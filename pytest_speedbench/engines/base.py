@@ -120,6 +120,8 @@ class Reply:
     finish_reason: str | None
     counters: Counters | None
     """Per-request counters, or None where the response had none."""
+    tokens_per_event_known: bool = True
+    """False where only the total is: `tokens_per_event` then counts each event as one token."""
 
 
 _RETURNS: Returns = {

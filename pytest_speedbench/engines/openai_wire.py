@@ -76,6 +76,8 @@ class Chunk(StreamEvent, gc=False):
 
 EventType = TypeVar("EventType", bound=StreamEvent)
 
+_SILENT_TOKENS = 1
+"""The end-of-sequence token has no text."""
 _NO_CHOICE = (Choice(),)
 _NO_DELTA = Delta()
 
@@ -154,6 +156,7 @@ def read_chunks(chunks: Sequence[Chunk]) -> Reply:
         tokens = [len(of_event) if of_event else 0 for of_event in ids]
     else:
         tokens = _tokens_without_ids(usages, choices, text, output_tokens)
+    known = bool(token_ids) or sum(tokens) >= output_tokens - _SILENT_TOKENS
     drafted = [chunk.metrics.speculative_decoding for chunk in chunks if chunk.metrics is not None]
     counters = [_response_counters(reported) for reported in drafted if reported is not None]
     return Reply(
@@ -166,6 +169,7 @@ def read_chunks(chunks: Sequence[Chunk]) -> Reply:
             (choice.finish_reason for choice in reversed(choices) if choice.finish_reason), None
         ),
         counters=counters[-1] if counters else None,
+        tokens_per_event_known=known,
     )
 
 

@@ -85,6 +85,7 @@ def decode(engine: Engine, exchange: Exchange) -> Decoded:
         finish_reason=reply.finish_reason,
         token_ids=None if reply.token_ids is None else _compact(reply.token_ids),
         counters=reply.counters,
+        tokens_per_event_known=reply.tokens_per_event_known,
         error=error_text,
     )
     return Decoded(record, reply.text)

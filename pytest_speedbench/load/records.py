@@ -81,6 +81,9 @@ class RequestRecord:
     token_ids: Sequence[int] | None = None
     """Of the output, where the engine tells them; 4 bytes each."""
     counters: Counters | None = None
+    tokens_per_event_known: bool = True
+    """False where the engine reports the total only; an arrival's `tokens` are then those of its events, taken for one
+    each."""
     error: str | None = None
 
 

@@ -31,8 +31,19 @@ class StepCounts:
     """Drafts accepted by verification, those cut off at the end of the output included."""
     accepted_per_position: tuple[int, ...]
     """Steps in which the drafts at positions 1..i were all accepted, for i = 1, 2, ... k; empty where not told."""
-    uncertain_steps: int
-    """How many decode steps there may be beyond `steps`: see `count_steps`."""
+    spare_steps: int
+    """How many decode steps more than `steps` the counters allow, if steps without a draft were among them."""
+    every_step_drafts: bool
+    """Whether the method has a draft for every step, but for those after a preemption."""
+
+    @property
+    def uncertain_steps(self) -> int:
+        """How many decode steps there may be beyond `steps`: see `count_steps`.
+
+        None of a method that drafts in every step, as long as no step without a draft shows; where one does, others may
+        be hidden by an overshoot.
+        """
+        return 0 if self.every_step_drafts and self.steps == self.drafted_steps else self.spare_steps
 
     @property
     def decode_tokens(self) -> int:
@@ -51,12 +62,14 @@ def count_steps(
         output_tokens - requests = steps + accepted_tokens - overshoot.
 
     Where an engine counts all decode steps, these are the steps; where every step drafts, the drafted steps.
-    Either way the overshoot follows. With `ngram` and `suffix`
-    an engine that counts drafted steps only leaves both open, unless its server tells all of them (see
-    `with_steps_of_server`); steps are then taken with an overshoot of 0:
-    the fewest that can have been, and at most k a request too few. That makes acceptance length an upper
-    bound. How far it can be off was measured with a draft model on vLLM at 128 output tokens and k = 3, where
-    the truth is known: 2.2814 without the overshoot, 2.2588 with it (+1.0 %).
+    Either way the overshoot follows. With `ngram` and `suffix` an engine that counts drafted steps only leaves both
+    open, unless its server reports all of them (see `with_steps_of_server`); steps are then taken with an overshoot of
+    0: the fewest that can have been, and at most k a request too few. That makes acceptance length an upper bound. How
+    far it can be off was measured with a draft model on vLLM at 128 output tokens and k = 3, where the truth is known:
+    2.2814 without the overshoot, 2.2588 with it (+1.0 %).
+
+    The same holds of a method that drafts in every step once a request has more tokens than its drafted steps explain:
+    the engine does leave steps without a draft, and in other requests the overshoot can hide up to k of them.
 
     Args:
         method: how tokens are drafted; `none` needs no counters.
@@ -70,13 +83,12 @@ def count_steps(
     decode_tokens = output_tokens - requests
     drafts = method_of(method).drafts
     if drafts == "never":
-        return StepCounts(requests, output_tokens, decode_tokens, 0, 0, 0, (), 0)
+        return StepCounts(requests, output_tokens, decode_tokens, 0, 0, 0, (), 0, every_step_drafts=False)
     if counters is None:
         raise ValueError(f"steps of method {method} cannot be told without counters")
     told = counters.decode_steps
     fewest = max(counters.drafted_steps or 0, decode_tokens - counters.accepted_tokens)
     most = min(decode_tokens - counters.accepted_tokens + counters.draft_length * requests, decode_tokens)
-    exact = told is not None or (drafts == "always" and counters.drafted_steps is not None)
     return StepCounts(
         requests,
         output_tokens,
@@ -85,7 +97,8 @@ def count_steps(
         counters.drafted_tokens,
         counters.accepted_tokens,
         counters.accepted_per_position,
-        0 if exact else max(most - fewest, 0),
+        max(most - fewest, 0) if told is None else 0,
+        drafts == "always" and counters.drafted_steps is not None,
     )
 
 
@@ -116,7 +129,7 @@ def with_steps_of_server(counts: StepCounts, on_server: Sequence[Counters | None
     steps = _sum(None if told is None else told.decode_steps for told in on_server)
     if steps is None or not on_server or not counts.uncertain_steps:
         return counts
-    return replace(counts, steps=steps, uncertain_steps=0)
+    return replace(counts, steps=steps, spare_steps=0)
 
 
 def disagreement(counts: StepCounts, on_server: Counters) -> str | None:
@@ -206,7 +219,8 @@ def total(counts: Iterable[StepCounts]) -> StepCounts:
         _sum(part.drafted_tokens for part in parts),
         sum(part.accepted_tokens for part in parts),
         tuple(map(sum, positions)),
-        sum(part.uncertain_steps for part in parts),
+        sum(part.spare_steps for part in parts),
+        any(part.every_step_drafts for part in parts),
     )
 
 

@@ -12,11 +12,17 @@ from pytest_speedbench.cells import Cell
 from pytest_speedbench.metrics import acceptance
 from pytest_speedbench.metrics.acceptance import StepCounts
 from pytest_speedbench.metrics.measurement import Measurement, PromptTally, RoundFigures
-from pytest_speedbench.metrics.one_round import MeasuredRound
+from pytest_speedbench.metrics.one_round import BY_EVENT, MeasuredRound
 from pytest_speedbench.metrics.problems import CLIENT_LATE_S, CLIENT_OVERLOADED
 from pytest_speedbench.settings.methods import Method, method_of
 
 _STEP_LATENCY = tuple(name for name in METRICS if name.startswith("step_latency_s_"))
+_STEP_LATENCY_OF_REQUESTS = tuple(name for name in _STEP_LATENCY if name != "step_latency_s_mean")
+"""How step latency is spread, for which the steps of each request have to be known."""
+_EVENTS_UNKNOWN = (
+    "the server reports how many tokens an output had, and not how many each event brought "
+    "(stream_options.continuous_usage_stats)"
+)
 _CLIENT_BUSY = 0.5
 """Share of a round that the client's thread spent computing: above it, a note."""
 _CLIENT_LATE_S = 0.02
@@ -48,15 +54,24 @@ def combine(cell: Cell, method: Method | str, rounds: Sequence[MeasuredRound]) -
     counts = _total([round_.counts for round_ in rounds])
     drafts = _total([round_.drafts for round_ in rounds])
     _accept(metrics, missing, method, counts, drafts)
-    means = [round_.mean_of_requests for round_ in rounds if round_.mean_of_requests is not None]
-    if len(means) == len(rounds):
-        metrics["mean_of_requests_acceptance_length"] = fmean(means)
+    of_requests = _why_not_of_requests(rounds)
+    if of_requests is None:
+        metrics["mean_of_requests_acceptance_length"] = fmean(
+            round_.mean_of_requests for round_ in rounds if round_.mean_of_requests is not None
+        )
     elif counts is not None:
-        reason = "the engine counts per server only, not per request"
-        of_requests = (name for name in _STEP_LATENCY if name != "step_latency_s_mean")
-        missing.update(dict.fromkeys(("mean_of_requests_acceptance_length", *of_requests), reason))
+        for name in ("mean_of_requests_acceptance_length", *_STEP_LATENCY_OF_REQUESTS):
+            metrics.pop(name, None)
+            missing[name] = of_requests
     delivered = any(round_.delivered for round_ in rounds)
-    for name, reason in _why_untimed(cell, counts, method, delivered).items():
+    tokens_per_event_known = all(round_.tokens_per_event_known for round_ in rounds)
+    if not tokens_per_event_known:
+        for name in BY_EVENT:
+            metrics.pop(name, None)
+    untimed = _why_untimed(
+        cell, counts, method, delivered=delivered, tokens_per_event_known=tokens_per_event_known
+    )
+    for name, reason in untimed.items():
         if name not in metrics:
             missing[name] = overload or missing.get(name, reason)
     return Measurement(
@@ -131,8 +146,22 @@ def _total(counts: Sequence[StepCounts | None]) -> StepCounts | None:
     return acceptance.total(known) if known and len(known) == len(counts) else None
 
 
+def _why_not_of_requests(rounds: Sequence[MeasuredRound]) -> str | None:
+    """Why there is no metric that takes the steps of every single request; None where there is."""
+    if any(round_.mean_of_requests is None for round_ in rounds):
+        return "the engine counts per server only, not per request"
+    if not all(round_.steps_of_requests for round_ in rounds):
+        return "the engine does not report how many steps of a request had no draft"
+    return None
+
+
 def _why_untimed(
-    cell: Cell, counts: StepCounts | None, method: Method | str, delivered: bool
+    cell: Cell,
+    counts: StepCounts | None,
+    method: Method | str,
+    *,
+    delivered: bool,
+    tokens_per_event_known: bool,
 ) -> dict[str, str]:
     """The reason for each metric of the client's clock, if it is missing."""
     second = "no request delivered a second token" if delivered else "no request delivered a token"
@@ -145,7 +174,8 @@ def _why_untimed(
         ),
     }
     timed = (name for name, metric in METRICS.items() if metric.unit == "s")
-    return dict.fromkeys(timed, second) | reasons | dict.fromkeys(_STEP_LATENCY, _no_steps(counts, method))
+    reasons = dict.fromkeys(timed, second) | reasons | dict.fromkeys(_STEP_LATENCY, _no_steps(counts, method))
+    return reasons if tokens_per_event_known else reasons | dict.fromkeys(BY_EVENT, _EVENTS_UNKNOWN)
 
 
 def _accept(
@@ -226,6 +256,7 @@ def _sum_of(one: PromptTally, other: PromptTally) -> PromptTally:
         requests=one.requests + other.requests,
         output_tokens=one.output_tokens + other.output_tokens,
         steps=both(one.steps, other.steps),
+        steps_exact=one.steps_exact and other.steps_exact,
         drafted_steps=both(one.drafted_steps, other.drafted_steps),
         accepted_per_position=(
             None
@@ -251,22 +282,28 @@ def _together(rounds: Sequence[Sequence[str]]) -> tuple[str, ...]:
 def _notes(method: Method | str, rounds: Sequence[MeasuredRound], pooled: StepCounts | None) -> list[str]:
     """What a reader of the numbers should know."""
     notes = []
+    every_step_drafts = method_of(method).drafts == "always"
     if pooled is not None and pooled.uncertain_steps and pooled.steps:
         high, low = acceptance.acceptance_length(pooled), acceptance.acceptance_length_low(pooled)
         notes.append(
-            f"acceptance length is an upper bound: the engine counts drafted steps only, and does not tell the "
-            f"drafts accepted past the end of the output; it lies in {low:.4f} .. {high:.4f}"
+            "acceptance length is an upper bound: the engine counts drafted steps only, and "
+            + (
+                "some of its steps had no draft"
+                if every_step_drafts
+                else "not the drafts accepted past the end of an output"
+            )
+            + f"; it lies in {low:.4f} .. {high:.4f}"
         )
     if any(round_.estimated for round_ in rounds):
         notes.append(
             "acceptance length is estimated: each stream event was taken for a step, and servers put several "
             "steps into one event when they or the network are behind"
         )
-    every_step_drafts = method_of(method).drafts == "always"
     if pooled is not None and pooled.drafted_steps is not None and every_step_drafts:
         undrafted = pooled.steps - pooled.drafted_steps
         if undrafted:
-            notes.append(f"{undrafted} of {pooled.steps} steps had no draft, as after a preemption")
+            at_least = "at least " if pooled.uncertain_steps else ""
+            notes.append(f"{at_least}{undrafted} of {pooled.steps} steps had no draft, as after a preemption")
     repeats = max(round_.repeats for round_ in rounds)
     if repeats:
         prompts = max(len(round_.tallies) for round_ in rounds)
@@ -278,6 +315,10 @@ def _notes(method: Method | str, rounds: Sequence[MeasuredRound], pooled: StepCo
         notes.append(
             f"the server sends its first token together with the next step's ({median(first):.2f} tokens in the first "
             "arrival): time to first token includes these; user TPS and step latency are corrected for them"
+        )
+    if not all(round_.tokens_per_event_known for round_ in rounds):
+        notes.append(
+            "the server does not report how many tokens an event brought: user TPS takes the first event for one token"
         )
     at_once = sum(round_.at_once for round_ in rounds)
     if at_once:

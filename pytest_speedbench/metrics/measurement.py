@@ -22,6 +22,9 @@ class PromptTally:
     """Decode steps of the target model, drafted or not; None where the engine counts per server only."""
     drafted_steps: int | None
     accepted_per_position: tuple[int, ...] | None
+    steps_exact: bool = True
+    """False where `steps` is a lower bound, so that acceptance length by them is an upper one: the engine reports the
+    steps of this prompt that had a draft, and those of all prompts together at best."""
     latched: int | None = None
     """Requests whose output repeats itself (`metrics.degenerate`); None where the engine sends no token ids."""
 

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_speedbench.catalogue import METRICS
 from pytest_speedbench.data.prompts import Prompt
 from pytest_speedbench.engines.base import ESTIMATED
 from pytest_speedbench.load.records import RequestRecord, RoundRecord
@@ -18,6 +19,14 @@ from pytest_speedbench.metrics.degenerate import repeats_itself
 from pytest_speedbench.metrics.measurement import PromptTally, RoundFigures
 from pytest_speedbench.metrics.problems import overload_of, problems_of
 from pytest_speedbench.settings.methods import Method
+
+BY_EVENT = tuple(
+    name
+    for name in METRICS
+    if name in ("steady_output_tps", "first_arrival_tokens", "tokens_per_arrival")
+    or name.startswith("inter_token_latency_s_")
+)
+"""What has to know how many tokens arrived when."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,8 @@ class MeasuredRound:
     """All decode steps; None where nobody told them."""
     drafts: StepCounts | None
     """Which steps had a draft: other sums than `counts` where only the server tells that."""
+    steps_of_requests: bool
+    """Whether the steps of each single request are known."""
     mean_of_requests: float | None
     """`mean_of_requests_acceptance_length`; None where the engine counts per server only."""
     tallies: tuple[PromptTally, ...]
@@ -44,6 +55,8 @@ class MeasuredRound:
     counter_source: str | None
     tokenization: str
     prompt_tokens: int
+    tokens_per_event_known: bool
+    """Whether it is known of every request how many tokens an event brought."""
     estimated: bool
     """Whether steps were guessed from stream events."""
     repeats: int
@@ -73,17 +86,21 @@ def measure_round(method: Method | str, round_: RoundRecord, prompts: Sequence[P
     delivered = [request for request in finished if request.output_tokens > 0 and request.arrivals]
     counted = {id(r): counts for r in delivered if (counts := counts_of(method, r)) is not None}
     complete = len(counted) == len(delivered) > 0
-    pooled = acceptance.total(counted.values()) if complete else _server_counts(method, round_, delivered)
-    if complete and pooled is not None:
-        pooled = acceptance.with_steps_of_server(pooled, [round_.server_counters])
+    own = acceptance.total(counted.values()) if complete else None
+    pooled = own or _server_counts(method, round_, delivered)
+    if own is not None:
+        pooled = acceptance.with_steps_of_server(own, [round_.server_counters])
     drafts = pooled
     if pooled is not None and pooled.drafted_steps is None:
         drafts = _server_counts(method, round_, delivered) or pooled
+    tokens_per_event_known = all(request.tokens_per_event_known for request in delivered)
     overload = overload_of(round_)
     times: dict[str, float] = {}
     if overload is None:
         steps = [counted[id(r)].steps for r in delivered] if complete else None
         times = _times(round_, delivered, steps) | _step_latency(delivered, steps, pooled)
+        if not tokens_per_event_known:
+            times = {name: value for name, value in times.items() if name not in BY_EVENT}
     return MeasuredRound(
         figures=RoundFigures(
             output_tps=times.get("output_tps"),
@@ -94,8 +111,9 @@ def measure_round(method: Method | str, round_: RoundRecord, prompts: Sequence[P
         times=times,
         counts=pooled,
         drafts=drafts,
+        steps_of_requests=own is not None and not (own.uncertain_steps and not own.every_step_drafts),
         mean_of_requests=_mean_of_requests(requests, counted) if complete else None,
-        tallies=_tallies(prompts, delivered, counted if complete else {}),
+        tallies=_tallies(prompts, delivered, counted if complete else {}, own),
         sent=len(requests),
         failed=len(requests) - len(finished),
         delivered=len(delivered),
@@ -104,6 +122,7 @@ def measure_round(method: Method | str, round_: RoundRecord, prompts: Sequence[P
         counter_source=_counter_source(round_, delivered),
         tokenization=round_.tokenization,
         prompt_tokens=sum(request.prompt_tokens or 0 for request in finished),
+        tokens_per_event_known=tokens_per_event_known,
         estimated=any(r.counters is not None and r.counters.source == ESTIMATED for r in delivered),
         repeats=max((request.repeat for request in requests), default=0),
         at_once=sum(request.output_tokens > 1 and not throughput.is_timed(request) for request in delivered),
@@ -178,9 +197,20 @@ def _step_latency(
 
 
 def _tallies(
-    prompts: Sequence[Prompt], delivered: Sequence[RequestRecord], counted: Mapping[int, StepCounts]
+    prompts: Sequence[Prompt],
+    delivered: Sequence[RequestRecord],
+    counted: Mapping[int, StepCounts],
+    whole: StepCounts | None,
 ) -> tuple[PromptTally, ...]:
-    """Each prompt's share, sorted by question id; prompts that delivered nothing have none."""
+    """Each prompt's share, sorted by question id; prompts that delivered nothing have none.
+
+    Args:
+        prompts: that were to be sent.
+        delivered: requests that brought a token.
+        counted: their counts by the record's identity; empty where those of one are missing.
+        whole: the sum of these.
+    """
+    exact = whole is None or not whole.uncertain_steps
     of_prompt: dict[str, list[RequestRecord]] = defaultdict(list)
     for request in delivered:
         of_prompt[request.question_id].append(request)
@@ -201,6 +231,7 @@ def _tallies(
                 accepted_per_position=(
                     counts.accepted_per_position if counts and counts.drafted_steps is not None else None
                 ),
+                steps_exact=exact or counts is None or not counts.spare_steps,
                 latched=_latched(requests),
             )
         )

@@ -129,11 +129,20 @@ class TestReadStream:
         ]
         reply = read_stream(events)
         assert reply.tokens_per_event == (1, 3, 0)
+        assert reply.tokens_per_event_known
         assert reply.token_ids is None
 
     def test_with_neither_text_counts_as_one_token_and_the_last_takes_the_rest(self) -> None:
         reply = read_stream([text_event("a"), text_event(""), text_event("bcd"), usage_event(5)])
         assert reply.tokens_per_event == (1, 0, 4, 0)
+        assert not reply.tokens_per_event_known
+
+    def test_tokens_by_event_are_known_where_each_has_its_own_or_all_are_counted(self) -> None:
+        plain = [text_event("a"), text_event("b"), text_event("c")]
+        assert read_stream([*plain, usage_event(3)]).tokens_per_event_known
+        assert read_stream([*plain, usage_event(4)]).tokens_per_event_known, "the last one may have no text"
+        assert not read_stream([*plain, usage_event(5)]).tokens_per_event_known
+        assert read_stream(recorded("vllm_ngram_completion")).tokens_per_event_known
 
     def test_with_neither_there_are_never_more_tokens_than_usage_says(self) -> None:
         reply = read_stream([text_event("a"), text_event("b"), text_event("c"), usage_event(2)])

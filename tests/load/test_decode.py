@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -41,6 +42,16 @@ def test_a_finished_request_keeps_its_place_its_times_and_its_counts() -> None:
         prompt_tokens=1,
         finish_reason="length",
     )
+
+
+def test_tokens_that_are_known_in_total_only_are_marked() -> None:
+    class TotalOnly(StubEngine):
+        def read(self, events: Sequence[bytes]) -> Reply:
+            return replace(super().read(events), tokens_per_event_known=False)
+
+    chunks = recording((2.0, event(text="a", tokens=3) + LAST))
+    assert not decode(TotalOnly(), Exchange("q0", 0, 0, 1.0, 9.0, chunks)).record.tokens_per_event_known
+    assert decoded((2.0, event(text="a", tokens=3) + LAST)).tokens_per_event_known
 
 
 def test_events_of_one_read_are_one_arrival_and_events_without_tokens_are_none() -> None:

@@ -228,8 +228,8 @@ def test_notes_tell_how_far_ngram_can_be_off() -> None:
     measured = build(CELL, "ngram", [round_of(replace(plain, counters=counters([3])))], [prompt()])
     assert measured.problems == ()
     assert measured.notes == (
-        "acceptance length is an upper bound: the engine counts drafted steps only, and does not tell the drafts "
-        "accepted past the end of the output; it lies in 1.0000 .. 1.7500",
+        "acceptance length is an upper bound: the engine counts drafted steps only, and not the drafts accepted past "
+        "the end of an output; it lies in 1.0000 .. 1.7500",
     )
 
 
@@ -246,7 +246,9 @@ def test_notes_tell_of_repeats_steps_without_a_draft_and_untimed_requests() -> N
     )
     notes = measure(request(), at_once, batch_size=2).notes
     assert notes == (
-        "1 of 7 steps had no draft, as after a preemption",
+        "acceptance length is an upper bound: the engine counts drafted steps only, and some of its steps had no draft; "
+        "it lies in 1.3077 .. 2.4286",
+        "at least 1 of 7 steps had no draft, as after a preemption",
         "a round sends more than its prompts (1): some were sent 2 times",
         "all tokens arrived at once of 1 request; user TPS and step latency leave them out",
         "the engine tells no token ids: nobody looked whether outputs repeat themselves",
@@ -313,6 +315,11 @@ def test_steps_without_a_draft_are_those_that_the_server_tells() -> None:
         measured.metrics["acceptance_length"] / measured.metrics["step_latency_s_mean"]
     )
     assert not any("upper bound" in note for note in measured.notes)
+    why = "the engine does not report how many steps of a request had no draft"
+    for name in ("mean_of_requests_acceptance_length", "step_latency_s_median", "step_latency_s_p99"):
+        assert measured.missing[name] == why
+        assert name not in measured.metrics
+    assert [(tally.steps, tally.steps_exact) for tally in measured.prompts] == [(7, False)]
     assert measured.counter_source == "response"
 
 
@@ -339,6 +346,26 @@ def test_what_is_estimated_is_called_so() -> None:
     assert mean_over_categories(MEAN_CELL, [measure(request()), measured]).estimated
     assert not measure(request()).estimated
     assert any(note.startswith("acceptance length is estimated") for note in measured.notes)
+
+
+def test_what_needs_tokens_by_event_is_missing_where_only_their_total_is_reported() -> None:
+    """An endpoint with `usage` at the end; its events hold 3 tokens each, and are taken for one."""
+    events = Arrivals.of([(0.5, 1), (0.6, 1), (0.7, 7)])
+    record = replace(request(), arrivals=events, counters=None, tokens_per_event_known=False)
+    for records in ([record], [record, request(counted=False)]):
+        rounds = [round_of(each) for each in records]
+        measured = build(CELL, "unknown", rounds, [prompt()])
+        unknown = [
+            name for name, why in measured.missing.items() if why.startswith("the server reports how many")
+        ]
+        assert len(unknown) == 8
+        assert {"steady_output_tps", "inter_token_latency_s_median", "first_arrival_tokens"} <= set(unknown)
+        assert not set(unknown) & set(measured.metrics)
+        assert measured.metrics["output_tps"] > 0
+        assert any("takes the first event for one token" in note for note in measured.notes)
+    assert build(CELL, "unknown", [round_of(record)], [prompt()]).metrics["user_tps"] == pytest.approx(
+        8 / 0.2
+    )
 
 
 MEAN_CELL = Cell("qualitative", "mean", 1)
@@ -387,3 +414,32 @@ def test_outputs_that_repeat_themselves_are_counted_by_prompt() -> None:
     assert (a.latched, b.latched) == (1, 0)
     (untold,) = measure(replace(request(), token_ids=None)).prompts
     assert untold.latched is None
+
+
+def preempted(question_id: str, steps: int, undrafted: int, overshoot: int) -> RequestRecord:
+    """A request of a method that always drafts, some of whose steps had no draft after all."""
+    with_draft = [2] * (steps - undrafted - 1) + [3]
+    output_tokens = 1 + sum(1 + accepted for accepted in with_draft) + undrafted - overshoot
+    arrivals = Arrivals.of([(0.0, 1), (1.0, output_tokens - 1)])
+    return replace(
+        request(question_id), counters=counters(with_draft), arrivals=arrivals, output_tokens=output_tokens
+    )
+
+
+def test_steps_without_a_draft_may_hide_behind_an_overshoot() -> None:
+    """In 2 of 3 requests the overshoot makes up for them, so that 9 steps without a draft show where 12 were."""
+    requests = [preempted(f"q{n}", 100, 4, overshoot) for n, overshoot in enumerate((0, 1, 2))]
+    measured = measure(*requests)
+    truth = sum(record.output_tokens - 1 for record in requests) / 300
+    assert measured.problems == ()
+    (bound, undrafted) = measured.notes
+    assert undrafted == "at least 9 of 297 steps had no draft, as after a preemption"
+    low, high = (float(number) for number in bound.rpartition("in ")[2].split(" .. "))
+    assert low < truth < high == pytest.approx(measured.metrics["acceptance_length"], abs=5e-5)
+    assert not any(tally.steps_exact for tally in measured.prompts)
+
+
+def test_where_no_step_without_a_draft_shows_steps_are_exact() -> None:
+    measured = measure(request("a"), request("b", overshoot=2))
+    assert measured.notes == ()
+    assert all(tally.steps_exact for tally in measured.prompts)
