@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
+
+from pytest_speedbench.gate.estimate import Estimate
 
 
 class Verdict(str, Enum):
@@ -32,7 +34,7 @@ SEVERITY = (
 
 @dataclass(frozen=True)
 class Check:
-    """One metric of one cell against its baseline. Plain data, written to the results as it is."""
+    """One metric of one cell against its baseline. What follows from its estimate is a property."""
 
     metric: str
     verdict: Verdict
@@ -42,15 +44,8 @@ class Check:
     """Chance that this check fails although nothing changed: its share of the run's."""
     value: float | None = None
     baseline: float | None = None
-    ratio: float | None = None
-    """Estimate of value / baseline."""
-    ci_low: float | None = None
-    """95 % confidence interval of the ratio; None where nothing is known of its error."""
-    ci_high: float | None = None
-    standard_error: float | None = None
-    """Of the logarithm of the ratio."""
-    degrees_of_freedom: float | None = None
-    """Of the standard error."""
+    estimate: Estimate | None = None
+    """Of value / baseline; None where nothing was compared."""
     detectable_loss: float | None = None
     """The smallest relative loss that this check would have failed with a chance of 95 %."""
     paired: int = 0
@@ -58,7 +53,7 @@ class Check:
     prompts: int = 0
     """Prompts of this run."""
     rounds: int = 0
-    """Of this run."""
+    """Rounds of this run."""
     baseline_rounds: int = 0
     reasons: tuple[str, ...] = ()
     """Why there is no comparison, in words for a person."""
@@ -66,3 +61,45 @@ class Check:
     """What differs between the baseline's conditions and this run's: `engine_version 0.31.0 -> 0.32.0`."""
     across_machines: bool = False
     """Incomparable only because the hardware differs: the test skips rather than fails."""
+
+    @property
+    def ratio(self) -> float | None:
+        """Estimate of value / baseline."""
+        return None if self.estimate is None else self.estimate.ratio
+
+    @property
+    def ci_low(self) -> float | None:
+        """Lower limit of the ratio's 95 % confidence interval; None where its error is not known."""
+        interval = None if self.estimate is None else self.estimate.interval()
+        return None if interval is None else interval[0]
+
+    @property
+    def ci_high(self) -> float | None:
+        """Upper limit of the ratio's 95 % confidence interval; None where its error is not known."""
+        interval = None if self.estimate is None else self.estimate.interval()
+        return None if interval is None else interval[1]
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the logarithm of the ratio; None where it is not known."""
+        return None if self.estimate is None else self.estimate.standard_error
+
+    @property
+    def degrees_of_freedom(self) -> float | None:
+        """Degrees of freedom of the standard error; None where there is no standard error."""
+        if self.estimate is None or self.estimate.standard_error is None:
+            return None
+        return self.estimate.degrees_of_freedom
+
+    def plain(self) -> dict[str, object]:
+        """Every figure by name, as JSON holds it: the estimate as its ratio, interval and error."""
+        figures: dict[str, object] = {}
+        for item in fields(self):
+            if item.name == "estimate":
+                figures |= {name: getattr(self, name) for name in _OF_THE_ESTIMATE}
+            else:
+                figures[item.name] = getattr(self, item.name)
+        return {**figures, "verdict": self.verdict.value}
+
+
+_OF_THE_ESTIMATE = ("ratio", "ci_low", "ci_high", "standard_error", "degrees_of_freedom")

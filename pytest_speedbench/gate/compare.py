@@ -179,25 +179,13 @@ def judged(check: Check, estimate: Estimate | None, alpha: float) -> Check:
     """
     if estimate is None:
         return replace(check, verdict=Verdict.INCONCLUSIVE, alpha=alpha)
-    low, high = estimate.interval() or (None, None)
     return replace(
         check,
         verdict=decide(estimate, check.tolerance, alpha),
         alpha=alpha,
-        ratio=estimate.ratio,
-        ci_low=low,
-        ci_high=high,
-        standard_error=estimate.standard_error,
-        degrees_of_freedom=None if estimate.standard_error is None else estimate.degrees_of_freedom,
+        estimate=estimate,
         detectable_loss=detectable_loss(estimate, check.tolerance, alpha),
     )
-
-
-def estimate_of(check: Check) -> Estimate | None:
-    """The estimate that a check was judged by; None where it holds none with an error."""
-    if check.ratio is None or check.standard_error is None or check.degrees_of_freedom is None:
-        return None
-    return Estimate(math.log(check.ratio), check.standard_error, check.degrees_of_freedom)
 
 
 def _problems(metric: str, measurement: Measurement, degenerate_share: float) -> tuple[str, ...]:

@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal, TypeAlias
 
 from pytest_speedbench.gate.noise import Sides, Variance, median_error, satterthwaite, shared_noise
 
+Replicate: TypeAlias = Literal["prompt", "round"]
 CONFIDENCE = 0.95
 
 
@@ -31,6 +33,8 @@ class Estimate:
     """Of `log_ratio`; None where nothing is known of it."""
     degrees_of_freedom: float
     """Of the standard error; finite."""
+    by: Replicate
+    """What the error was estimated from. Rounds share what disturbs a machine, over cells too; prompts do not."""
 
     @property
     def ratio(self) -> float:
@@ -82,11 +86,11 @@ def ratio_of_ratios(pairs: Sequence[Pair]) -> Estimate | None:
             sums[3] - pair.denominator,
         )
         if min(rest) <= 0:
-            return Estimate(log_ratio, None, 0.0)
+            return Estimate(log_ratio, None, 0.0, "prompt")
         without.append(math.log(rest[2] / rest[3]) - math.log(rest[0] / rest[1]))
     mean = math.fsum(without) / n
     variance = (n - 1) / n * math.fsum((value - mean) ** 2 for value in without)
-    return Estimate(log_ratio, math.sqrt(variance), n - 1.0)
+    return Estimate(log_ratio, math.sqrt(variance), n - 1.0, "prompt")
 
 
 def rounds_estimate(
@@ -128,15 +132,15 @@ def rounds_estimate(
     error = median_error(cell, [_sides(*each, paired) for each in group])
     log_ratio = median(cell[0]) if paired else math.log(median(run)) - math.log(median(baseline))
     if error is None:
-        return Estimate(log_ratio, None, 0.0)
-    return Estimate(log_ratio, math.sqrt(error.value), error.degrees_of_freedom)
+        return Estimate(log_ratio, None, 0.0, "round")
+    return Estimate(log_ratio, math.sqrt(error.value), error.degrees_of_freedom, "round")
 
 
 def mean_estimate(
     log_ratio: float,
     estimates: Sequence[Estimate],
     weights: Sequence[float],
-    group: Sequence[tuple[Sequence[float], Sequence[float]]] | None,
+    group: Sequence[tuple[Sequence[float], Sequence[float]]],
     *,
     paired: bool = False,
 ) -> Estimate:
@@ -150,26 +154,26 @@ def mean_estimate(
         log_ratio: of the mean.
         estimates: of the categories.
         weights: of the categories; they add up to 1.
-        group: (run, baseline) in every round of every category, where errors come from rounds; None where each
-            category knows its error from its own prompts.
+        group: (run, baseline) in every round of every category; it counts where a category's error comes from rounds.
         paired: as for `rounds_estimate`.
 
     Returns:
         The estimate, without a standard error where a category has none.
     """
+    by: Replicate = "prompt" if all(each.by == "prompt" for each in estimates) else "round"
     parts = [
         Variance((weight * each.standard_error) ** 2, each.degrees_of_freedom)
         for weight, each in zip(weights, estimates, strict=True)
         if each.standard_error is not None
     ]
     if len(parts) < len(estimates):
-        return Estimate(log_ratio, None, 0.0)
+        return Estimate(log_ratio, None, 0.0, by)
     total = math.fsum(part.value for part in parts)
     freedom = max(part.degrees_of_freedom for part in parts)
     if not total:
-        return Estimate(log_ratio, 0.0, freedom)
-    if group is None:
-        return Estimate(log_ratio, math.sqrt(total), satterthwaite(parts, total))
+        return Estimate(log_ratio, 0.0, freedom, by)
+    if by == "prompt":
+        return Estimate(log_ratio, math.sqrt(total), satterthwaite(parts, total), by)
     freedom = min(freedom, satterthwaite(parts, total))
     shared = shared_noise([_sides(*each, paired) for each in group])
     if shared is not None:
@@ -177,7 +181,7 @@ def mean_estimate(
         # make the one and divide the other. What is left is the scatter between rounds.
         total *= shared.value
         freedom = min(freedom, shared.degrees_of_freedom)
-    return Estimate(log_ratio, math.sqrt(total), freedom)
+    return Estimate(log_ratio, math.sqrt(total), freedom, by)
 
 
 def _sides(run: Sequence[float], baseline: Sequence[float], paired: bool) -> Sides:

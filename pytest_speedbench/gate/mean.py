@@ -88,17 +88,14 @@ def _estimate(
     checks: Sequence[Check], rounds: Sequence[tuple[Sequence[float], Sequence[float]]], paired: bool
 ) -> Estimate | None:
     whole = math.fsum(check.baseline or 0.0 for check in checks)
-    ratio, weights, estimates = 0.0, [], []
+    weights, estimates = [], []
     for check in checks:
-        if check.ratio is None or check.baseline is None:
+        if check.estimate is None or check.baseline is None:
             return None
         weights.append(check.baseline / whole)
-        ratio += weights[-1] * check.ratio
-        estimates.append(
-            Estimate(math.log(check.ratio), check.standard_error, check.degrees_of_freedom or 0.0)
-        )
-    by_prompt = all(check.degrees_of_freedom == check.paired - 1 for check in checks)
-    return mean_estimate(math.log(ratio), estimates, weights, None if by_prompt else rounds, paired=paired)
+        estimates.append(check.estimate)
+    ratio = math.fsum(weight * each.ratio for weight, each in zip(weights, estimates, strict=True))
+    return mean_estimate(math.log(ratio), estimates, weights, rounds, paired=paired)
 
 
 def _reasons(checks: Sequence[Check], categories: Sequence[str]) -> tuple[str, ...]:

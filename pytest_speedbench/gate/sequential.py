@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.gate.baseline import Baseline, Conditions
 from pytest_speedbench.gate.check import Check, Verdict
-from pytest_speedbench.gate.compare import DEGENERATE_SHARE, compare, estimate_of, judged, rounds_of
+from pytest_speedbench.gate.compare import DEGENERATE_SHARE, compare, judged, rounds_of
 from pytest_speedbench.gate.decide import looks, share_of_alpha
 from pytest_speedbench.gate.mean import compare_mean
 from pytest_speedbench.metrics.measurement import Measurement
@@ -170,5 +170,4 @@ def _repeats(measurement: Measurement, metric: str) -> bool:
 
 def _at(check: Check, alpha: float) -> Check:
     """The same check judged at another alpha."""
-    estimate = estimate_of(check)
-    return check if estimate is None else judged(check, estimate, alpha)
+    return check if check.estimate is None else judged(check, check.estimate, alpha)

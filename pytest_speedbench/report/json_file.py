@@ -88,9 +88,7 @@ def _cell(cell: CellRun) -> dict[str, Any]:
         "problems": list(measurement.problems),
         "notes": list(measurement.notes),
         "prompts": [_plain(tally) for tally in measurement.prompts],
-        "verdicts": {
-            check.metric: {**_plain(check), "verdict": check.verdict.value} for check in cell.checks
-        },
+        "verdicts": {check.metric: _plain(check.plain()) for check in cell.checks},
         "cause": None if cell.cause is None else _plain(cell.cause),
     }
 

@@ -41,17 +41,17 @@ NORMAL = 1e6
 def test_truth_table_at_a_tolerance_of_3_percent_and_an_alpha_of_1_percent(
     ratio: float, error: float | None, verdict: Verdict
 ) -> None:
-    assert decide(Estimate(math.log(ratio), error, NORMAL), 0.03, 0.01) is verdict
+    assert decide(Estimate(math.log(ratio), error, NORMAL, "prompt"), 0.03, 0.01) is verdict
 
 
 def test_without_tolerance_any_sure_loss_is_a_regression_and_a_repeat_passes() -> None:
-    assert decide(Estimate(math.log(0.999), 0.0001, NORMAL), 0.0, 0.01) is Verdict.REGRESSION
-    assert decide(Estimate(0.0, 0.0, 79), 0.0, 0.01) is Verdict.PASS
+    assert decide(Estimate(math.log(0.999), 0.0001, NORMAL, "prompt"), 0.0, 0.01) is Verdict.REGRESSION
+    assert decide(Estimate(0.0, 0.0, 79, "prompt"), 0.0, 0.01) is Verdict.PASS
 
 
 def test_fewer_degrees_of_freedom_need_more_of_a_loss() -> None:
-    assert decide(Estimate(math.log(0.95), 0.015, NORMAL), 0.03, 0.001) is Verdict.REGRESSION
-    assert decide(Estimate(math.log(0.95), 0.015, 5), 0.03, 0.001) is Verdict.INCONCLUSIVE
+    assert decide(Estimate(math.log(0.95), 0.015, NORMAL, "prompt"), 0.03, 0.001) is Verdict.REGRESSION
+    assert decide(Estimate(math.log(0.95), 0.015, 5, "prompt"), 0.03, 0.001) is Verdict.INCONCLUSIVE
 
 
 @given(
@@ -65,7 +65,7 @@ def test_fewer_degrees_of_freedom_need_more_of_a_loss() -> None:
 def test_a_smaller_share_of_alpha_never_adds_a_failure_and_never_changes_a_pass(
     log_ratio: float, error: float, freedom: float, tolerance: float, one: float, other: float
 ) -> None:
-    estimate = Estimate(log_ratio, error, freedom)
+    estimate = Estimate(log_ratio, error, freedom, "prompt")
     strict, lax = (decide(estimate, tolerance, alpha) for alpha in sorted((one, other)))
     assert strict is lax or (strict, lax) == (Verdict.INCONCLUSIVE, Verdict.REGRESSION)
 
@@ -76,23 +76,23 @@ def test_a_smaller_share_of_alpha_never_adds_a_failure_and_never_changes_a_pass(
 def test_the_detectable_loss_is_failed_95_times_in_100(error: float, freedom: int, alpha: float) -> None:
     random = np.random.default_rng(5)
     trials, tolerance = 4000, 0.03
-    loss = detectable_loss(Estimate(0.0, error, freedom), tolerance, alpha)
+    loss = detectable_loss(Estimate(0.0, error, freedom, "prompt"), tolerance, alpha)
     assert loss is not None
     failed = 0
     for _ in range(trials):
         seen = error * math.sqrt(random.chisquare(freedom) / freedom)
-        estimate = Estimate(math.log1p(-loss) + random.normal(0, error), seen, freedom)
+        estimate = Estimate(math.log1p(-loss) + random.normal(0, error), seen, freedom, "prompt")
         failed += decide(estimate, tolerance, alpha) is Verdict.REGRESSION
     assert failed / trials >= 0.91
     assert failed / trials <= 0.985
 
 
 def test_a_check_that_repeats_exactly_sees_any_loss_beyond_its_tolerance() -> None:
-    assert detectable_loss(Estimate(0.0, 0.0, 79), 0.03, 1e-4) == pytest.approx(0.03)
+    assert detectable_loss(Estimate(0.0, 0.0, 79, "prompt"), 0.03, 1e-4) == pytest.approx(0.03)
 
 
 def test_without_an_error_no_loss_is_detectable() -> None:
-    assert detectable_loss(Estimate(0.0, None, 0), 0.03, 0.01) is None
+    assert detectable_loss(Estimate(0.0, None, 0, "prompt"), 0.03, 0.01) is None
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_no_prompt_or_no_steps_give_nothing() -> None:
 
 
 def test_another_confidence_gives_another_width() -> None:
-    estimate = Estimate(math.log(0.9), 0.02, 10)
+    estimate = Estimate(math.log(0.9), 0.02, 10, "prompt")
     assert estimate.interval() == pytest.approx(
         (0.9 * math.exp(-0.02 * 2.2281), 0.9 * math.exp(0.02 * 2.2281))
     )

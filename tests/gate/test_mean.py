@@ -7,6 +7,7 @@ import pytest
 
 from pytest_speedbench.cells import MEAN, Cell
 from pytest_speedbench.gate.check import Check, Verdict
+from pytest_speedbench.gate.estimate import Estimate, Replicate
 from pytest_speedbench.gate.mean import compare_mean
 
 CELL = Cell("qualitative", MEAN, 32)
@@ -18,6 +19,7 @@ def category(
     baseline: float = 3.0,
     error: float | None = 0.01,
     freedom: float = 79,
+    by: Replicate = "prompt",
     verdict: Verdict = Verdict.PASS,
     reasons: tuple[str, ...] = (),
 ) -> Check:
@@ -28,9 +30,7 @@ def category(
         0.0001,
         value=None if ratio is None else ratio * baseline,
         baseline=None if ratio is None else baseline,
-        ratio=ratio,
-        standard_error=error,
-        degrees_of_freedom=freedom,
+        estimate=None if ratio is None else Estimate(math.log(ratio), error, freedom, by),
         paired=79,
         prompts=80,
         rounds=3,
@@ -65,10 +65,25 @@ def test_the_mean_is_of_the_values_and_not_of_the_ratios() -> None:
 
 
 def test_degrees_of_freedom_are_no_more_than_the_best_known_category_has() -> None:
-    same = judge(*[category(1.0)] * 4)
+    same = judge(*[category(1.0, by="round")] * 4)
     assert same.degrees_of_freedom == 79
-    one_vague = judge(category(1.0, error=0.1, freedom=2), category(1.0), category(1.0))
+    one_vague = judge(category(1.0, error=0.1, freedom=2, by="round"), category(1.0), category(1.0))
     assert one_vague.degrees_of_freedom == pytest.approx(2, rel=0.1)
+
+
+def test_an_error_of_rounds_is_never_taken_for_one_of_prompts() -> None:
+    """Even where it has as many degrees of freedom as there are pairs of prompts, less one."""
+    rounds = [([100.0, 104.0, 98.0], [100.0, 101.0, 99.0])] * 4
+    by_prompt = [category(1.0, freedom=78)] * 4
+    by_round = [category(1.0, freedom=78, by="round")] * 4
+    names = ["coding", "math", "qa", "rag"]
+    found = [
+        compare_mean(CELL, "output_tps", each, names, rounds, tolerance=0.01, alpha=0.001)
+        for each in (by_prompt, by_round)
+    ]
+    assert found[0].standard_error == pytest.approx(0.005)
+    assert found[1].standard_error == pytest.approx(0.01)  # they share every round
+    assert found[1].degrees_of_freedom == 4
 
 
 def test_categories_that_repeat_exactly_have_a_mean_that_does() -> None:
@@ -90,7 +105,7 @@ def test_what_all_categories_say_is_said_once() -> None:
 
 
 def test_a_category_without_an_estimate_leaves_the_mean_without_one() -> None:
-    found = judge(category(1.0), replace(category(1.0), ratio=None, verdict=Verdict.INCONCLUSIVE))
+    found = judge(category(1.0), replace(category(1.0), estimate=None, verdict=Verdict.INCONCLUSIVE))
     assert (found.verdict, found.ratio) == (Verdict.INCONCLUSIVE, None)
 
 

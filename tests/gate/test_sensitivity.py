@@ -8,6 +8,7 @@ import pytest
 
 from pytest_speedbench.cells import MEAN, Cell
 from pytest_speedbench.gate.check import Check, Verdict
+from pytest_speedbench.gate.estimate import Estimate
 from pytest_speedbench.gate.sensitivity import Sensitivity, sees_tolerance, sensitivities, underpowered
 
 CHECK = Check(
@@ -15,12 +16,14 @@ CHECK = Check(
     Verdict.PASS,
     tolerance=0.05,
     alpha=0.001,
-    ratio=1.0,
-    standard_error=0.01,
-    degrees_of_freedom=30.0,
+    estimate=Estimate(0.0, 0.01, 30.0, "round"),
     detectable_loss=0.065,
 )
 CODING, QA, MEAN_CELL = (Cell("qualitative", category, 32) for category in ("coding", "qa", MEAN))
+
+
+def with_error(error: float | None, detectable_loss: float | None = 0.065) -> Check:
+    return replace(CHECK, estimate=Estimate(0.0, error, 30.0, "round"), detectable_loss=detectable_loss)
 
 
 def test_the_worst_check_of_each_metric_counts_and_means_apart() -> None:
@@ -38,7 +41,7 @@ def test_the_worst_check_of_each_metric_counts_and_means_apart() -> None:
 
 def test_what_compared_nothing_saw_nothing() -> None:
     nothing = Check("output_tps", Verdict.NO_BASELINE, 0.05, 0.001)
-    unknown = replace(CHECK, standard_error=None, degrees_of_freedom=None, detectable_loss=None)
+    unknown = with_error(None, detectable_loss=None)
     assert sensitivities({CODING: {"output_tps": nothing}, QA: {"output_tps": unknown}}) == ()
 
 
@@ -52,17 +55,17 @@ def test_what_compared_nothing_saw_nothing() -> None:
     ],
 )
 def test_a_loss_of_the_tolerance_must_be_told_from_none(error: float | None, sees: bool) -> None:
-    assert sees_tolerance(replace(CHECK, standard_error=error)) is sees
+    assert sees_tolerance(with_error(error)) is sees
 
 
 def test_a_smaller_share_of_alpha_needs_a_smaller_error() -> None:
-    noisy = replace(CHECK, standard_error=0.014)
+    noisy = with_error(0.014)
     assert sees_tolerance(noisy)
     assert not sees_tolerance(replace(noisy, alpha=0.0001))
 
 
 def test_the_worst_of_those_that_cannot_see_comes_first() -> None:
-    noisy = replace(CHECK, standard_error=0.02, detectable_loss=0.1)
+    noisy = with_error(0.02, detectable_loss=0.1)
     checks = {
         CODING: {"output_tps": CHECK},
         QA: {"output_tps": noisy, "user_tps": replace(noisy, metric="user_tps", detectable_loss=0.2)},

@@ -22,6 +22,7 @@ from tests.report.test_text import (
     PATTERN,
     SLOWER,
     check,
+    estimate,
     measurement,
     run,
 )
@@ -40,7 +41,7 @@ def written(*cells: CellRun, everything: bool = False) -> Any:
 
 def test_a_whole_run() -> None:
     rounds = (RoundFigures(2349.0, 98.0, 2.81, 0.03, None), RoundFigures(2350.0, None, None, None))
-    noisy = replace(SLOWER, standard_error=0.03, detectable_loss=0.17)
+    noisy = replace(SLOWER, estimate=estimate(0.933, 0.03), detectable_loss=0.17)
     result = written(
         cell_run(replace(measurement(CODING), rounds=rounds), (check(), noisy), DRAFTER, "what failed"),
         cell_run(measurement(MEAN_CELL), (check(),), pattern=PATTERN),

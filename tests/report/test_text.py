@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from decimal import Decimal
 
@@ -13,6 +14,7 @@ from pytest_speedbench.cells import MEAN, Cell
 from pytest_speedbench.engines.base import Hardware
 from pytest_speedbench.gate.baseline import Conditions
 from pytest_speedbench.gate.check import Check, Verdict
+from pytest_speedbench.gate.estimate import Estimate
 from pytest_speedbench.gate.explain.break_even import BreakEven
 from pytest_speedbench.gate.explain.cause import Cause, PositionChange
 from pytest_speedbench.gate.explain.decomposition import Breakdown, Part
@@ -98,8 +100,17 @@ def measurement(cell: Cell = WIDEST, problems: tuple[str, ...] = (), **metrics: 
     )
 
 
+def estimate(ratio: float, error: float | None) -> Estimate:
+    return Estimate(math.log(ratio), error, 77.0, "prompt")
+
+
 def check(
-    verdict: Verdict = Verdict.REGRESSION, metric: str = "acceptance_length", **changes: object
+    verdict: Verdict = Verdict.REGRESSION,
+    metric: str = "acceptance_length",
+    *,
+    ratio: float | None = 0.937,
+    error: float | None = 0.0038,
+    **changes: object,
 ) -> Check:
     whole = Check(
         metric,
@@ -108,11 +119,7 @@ def check(
         alpha=0.0001,
         value=2.81,
         baseline=3.0,
-        ratio=0.937,
-        ci_low=0.930,
-        ci_high=0.944,
-        standard_error=0.004,
-        degrees_of_freedom=77.0,
+        estimate=None if ratio is None else estimate(ratio, error),
         detectable_loss=0.037,
         paired=78,
         prompts=80,
@@ -125,8 +132,7 @@ SLOWER = check(
     value=2349.0,
     baseline=2518.0,
     ratio=0.933,
-    ci_low=0.911,
-    ci_high=0.956,
+    error=0.0121,
     tolerance=0.05,
     detectable_loss=0.061,
     rounds=3,
@@ -267,7 +273,7 @@ def test_where_acceptance_alone_failed_the_parts_of_throughput_are_not_shown() -
 
 
 def test_a_mean_that_fell_says_what_its_categories_have_in_common() -> None:
-    mean = check(ratio=0.96, ci_low=0.95, ci_high=0.97, baseline=2.5, value=2.4, tolerance=0.01, paired=0)
+    mean = check(ratio=0.96, error=0.00523, baseline=2.5, value=2.4, tolerance=0.01, paired=0)
     result = cell_run(measurement(MEAN_CELL), (mean,), None, pattern=PATTERN)
     assert text_of(result, save=SAVE) == [
         "qualitative / mean / batch size 32: acceptance_length -4.0 %",
@@ -282,11 +288,11 @@ def test_a_mean_that_fell_says_what_its_categories_have_in_common() -> None:
 
 
 def test_what_is_not_sure_says_what_could_have_been_seen_and_is_not_to_be_stored() -> None:
-    unsure = replace(SLOWER, verdict=Verdict.INCONCLUSIVE, ratio=0.97, ci_low=0.9, ci_high=1.05)
+    unsure = replace(SLOWER, verdict=Verdict.INCONCLUSIVE, estimate=estimate(0.97, 0.0387))
     assert text_of(cell_run(measurement(CODING), (unsure,)), save=SAVE) == [
         "qualitative / coding / batch size 32: output_tps -3.0 %",
         "vllm, llama-3.3-70b, eagle3 k=3",
-        "  output_tps        2518 -> 2349   -3.0 %  [95 % CI -10.0 .. +5.0]",
+        "  output_tps        2518 -> 2349   -3.0 %  [95 % CI -10.2 .. +4.8]",
         "                    INCONCLUSIVE (tolerance -5 %): could have seen a loss of",
         "                      6.1 %",
         "  to be surer, measure more rounds (--speedbench-max-rounds), or allow more",
@@ -317,8 +323,7 @@ def test_a_better_result_says_that_the_baseline_is_stale_and_what_speaks_against
     better = check(
         Verdict.IMPROVEMENT,
         ratio=1.1,
-        ci_low=1.08,
-        ci_high=1.12,
+        error=0.0091,
         value=3.3,
         reasons=("3 of 80 requests loop",),
     )
@@ -430,9 +435,11 @@ class TestSummary:
         ]
 
     def test_it_counts_the_checks_that_could_not_have_seen_their_own_tolerance(self) -> None:
-        blind = replace(SLOWER, verdict=Verdict.INCONCLUSIVE, standard_error=0.03, detectable_loss=0.17)
+        blind = replace(
+            SLOWER, verdict=Verdict.INCONCLUSIVE, estimate=estimate(0.933, 0.03), detectable_loss=0.17
+        )
         worse = replace(blind, metric="user_tps", detectable_loss=0.2)
-        unknown = replace(SLOWER, standard_error=None, degrees_of_freedom=None, detectable_loss=None)
+        unknown = replace(SLOWER, estimate=estimate(0.933, None), detectable_loss=None)
         result = run(
             cell_run(measurement(CODING), (check(Verdict.PASS), blind, worse)),
             cell_run(measurement(WIDEST), (unknown,)),

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_speedbench.cells import MEAN
 from pytest_speedbench.gate.check import Check, Verdict
+from pytest_speedbench.gate.estimate import Estimate
 from pytest_speedbench.gate.explain.pattern import Pattern, pattern_of
 from pytest_speedbench.speed_bench import DOMAINS
 
@@ -30,9 +31,7 @@ def check(change: float, error: float | None = 0.005, verdict: Verdict = Verdict
         verdict,
         tolerance=0.03,
         alpha=1e-4,
-        ratio=1 + change,
-        standard_error=error,
-        degrees_of_freedom=None if error is None else 79.0,
+        estimate=Estimate(math.log1p(change), error, 79.0, "prompt"),
     )
 
 
