@@ -167,6 +167,8 @@ class MeasuredCell:
 
 
 def _fail(error: SpeedBenchError) -> NoReturn:
-    """Fail the test with a message and no traceback; why it failed stays with the failure as its cause."""
+    """Fail the test with a message and no traceback; the error stays as its context, for `plugin` to know its kind."""
     __tracebackhide__ = True
-    raise pytest.fail.Exception(str(error), pytrace=False) from error
+    failure = pytest.fail.Exception(str(error), pytrace=False)
+    failure.__context__ = error
+    raise failure from None

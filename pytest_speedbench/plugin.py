@@ -272,8 +272,8 @@ def pytest_runtest_makereport(
     if report.failed:
         from pytest_speedbench.errors import NotMeasured
 
-        cause = None if call.excinfo is None else call.excinfo.value.__cause__
-        not_measured = isinstance(cause, NotMeasured)
+        reason = None if call.excinfo is None else call.excinfo.value.__context__
+        not_measured = isinstance(reason, NotMeasured)
         session.note_failure(item.nodeid, cell, _shown(report), not_measured=not_measured)
         crash = getattr(report.longrepr, "reprcrash", None)
         if _is_gated(item) and crash is not None:
