@@ -77,7 +77,7 @@ def test_acceptance_length_is_not_available_elsewhere_and_its_gate_fails(
         result = gate("acceptance_length", endpoint.url)
     result.assert_outcomes(failed=1)
     told = " ".join(result.stdout.str().split())
-    assert "INVALID: acceptance_length is missing: not available: the endpoint tells neither" in told
+    assert "INVALID: acceptance_length is missing: not available: the endpoint reports neither" in told
     assert "Traceback" not in told
     assert "acceptance_length" not in results(pytester)["metrics"]  # type: ignore[operator]
 
