@@ -122,6 +122,13 @@ def _tolerance(text: str) -> tuple[str, float]:
     return _one_of(*TOLERATED)(metric.strip()), _number(0, 1, above=True)(loss)
 
 
+def _variable(text: str) -> tuple[str, str]:
+    name, assigned, value = text.partition("=")
+    if not assigned or not re.fullmatch(r"[A-Za-z_]\w*", name):
+        raise ValueError(text)
+    return name, value
+
+
 def _url(text: str) -> str:
     if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", text):
         raise ValueError(text)
@@ -181,6 +188,22 @@ OPTIONS = (
         repeatable=True,
         key="engine_args",
         metavar="ARG",
+    ),
+    Option(
+        "env",
+        "one more environment variable for the engine; repeatable",
+        "NAME=VALUE",
+        _variable,
+        repeatable=True,
+        key="env",
+        metavar="NAME=VALUE",
+    ),
+    Option(
+        "hardware",
+        "what a server on another machine computes on, such as 'NVIDIA H100 80GB HBM3 x 8', so that its throughput compares",
+        "a name",
+        key="hardware",
+        metavar="NAME",
     ),
     Option(
         "engine-timeout",

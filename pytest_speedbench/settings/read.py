@@ -24,6 +24,8 @@ DESCRIBES_TARGET = (
     "url",
     "engine_python",
     "engine_arg",
+    "env",
+    "hardware",
     "engine_timeout",
 )
 """On the command line these speak of the target alone, not of the one it is compared with."""
@@ -245,13 +247,24 @@ def _read_target(
         model=model,
         draft_model=draft_model,
         engine_args=read("engine_arg") or (),
+        environment=dict(read("env") or ()),
         engine_python=str(engine_python) if engine_python else None,
         engine_timeout_s=read("engine_timeout"),
         url=read("url"),
+        hardware=read("hardware"),
     )
-    if target.url and target.engine_args:
+    for field, given, what in (
+        ("engine_arg", target.engine_args, "launch arguments"),
+        ("env", target.environment, "environment variables"),
+    ):
+        if target.url and given:
+            raise SettingsError(
+                f"{read.named(field)}: a running server ({target.url}) takes no {what}; drop one of the two"
+            )
+    if target.hardware and not target.url:
         raise SettingsError(
-            f"{read.named('engine_arg')}: a running server ({target.url}) takes no launch arguments; drop one of the two"
+            f"{read.named('hardware')}={target.hardware}: only for a server that already runs (--speedbench-url); "
+            "a launched engine's hardware is found out"
         )
     data = read("data")
     rounds, max_rounds = read("rounds"), read("max_rounds")
