@@ -25,7 +25,9 @@ class Option:
         parse: makes the value from its text; raises ValueError or KeyError for what is not allowed.
         default: where nothing is given.
         metavar: in `--help`.
-        repeatable: whether values add up.
+        repeatable: whether it is given once for each value, and values add up.
+        comma_list: whether a value holds several, separated by commas; values add up as well.
+        number: `int` or `float` where it is one, for the ini twin.
         flag: whether it stands without a value.
         key: under a target of `speedbench.yaml`; None for what does not belong to a target.
         ini: whether it has an ini twin.
@@ -41,6 +43,8 @@ class Option:
         default: Any = None,
         metavar: str | None = None,
         repeatable: bool = False,
+        comma_list: bool = False,
+        number: type[int | float] | None = None,
         flag: bool = False,
         key: str | None = None,
         ini: bool = True,
@@ -52,6 +56,8 @@ class Option:
         self.default = default
         self.metavar = metavar
         self.repeatable = repeatable
+        self.comma_list = comma_list
+        self.number = number
         self.flag = flag
         self.key = key
         self.ini = ini
@@ -60,6 +66,13 @@ class Option:
     def option(self) -> str:
         """As typed: `--speedbench-draft-length`."""
         return f"--speedbench-{self.name}"
+
+    @property
+    def ini_type(self) -> str:
+        """The type of the ini twin, as pytest (8.4 and later) calls it."""
+        if self.repeatable or self.comma_list:
+            return "linelist"
+        return "bool" if self.flag else self.number.__name__ if self.number else "string"
 
     @property
     def field(self) -> str:
@@ -98,8 +111,7 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
 
 def _list_of(parse_one: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
     def parse(text: str) -> tuple[Any, ...]:
-        values = [parse_one(part.strip()) for part in text.split(",")]
-        return tuple(dict.fromkeys(values))
+        return tuple(parse_one(part.strip()) for part in text.split(","))
 
     return parse
 
@@ -163,6 +175,7 @@ OPTIONS = (
         "tokens drafted per step (default: 3)",
         "a whole number from 1",
         _whole(1),
+        number=int,
         default=3,
         key="draft_length",
         metavar="K",
@@ -210,6 +223,7 @@ OPTIONS = (
         "seconds that start-up may take (default: 600)",
         "seconds above 0",
         _number(0, above=True),
+        number=float,
         default=600.0,
         key="engine_timeout",
         metavar="S",
@@ -226,28 +240,38 @@ OPTIONS = (
         "keep only these splits; comma list",
         f"a comma list of {', '.join(SPLITS)}",
         _list_of(_one_of(*SPLITS)),
+        comma_list=True,
     ),
     Option(
         "category",
         "keep only these categories; comma list",
         f"a comma list of {', '.join(_CATEGORIES)}",
         _list_of(_one_of(*_CATEGORIES)),
+        comma_list=True,
     ),
     Option(
         "batch-size",
         "keep only these batch sizes, or set them for tests that name none; comma list (default: 1,32)",
         f"a comma list of whole numbers from 1 to {MAX_BATCH_SIZE}",
         _list_of(_whole(1, MAX_BATCH_SIZE)),
+        comma_list=True,
         metavar="N",
     ),
     Option(
-        "limit", "prompts at most per category", "a whole number from 1", _whole(1), key="limit", metavar="N"
+        "limit",
+        "prompts at most per category",
+        "a whole number from 1",
+        _whole(1),
+        number=int,
+        key="limit",
+        metavar="N",
     ),
     Option(
         "output-length",
         "output tokens at most (default: 4096, as SPEED-Bench)",
         "a whole number from 2",
         _whole(2),
+        number=int,
         default=4096,
         key="output_length",
         metavar="N",
@@ -257,6 +281,7 @@ OPTIONS = (
         "sampling temperature (default: 0, greedy)",
         "a number from 0",
         _number(0),
+        number=float,
         default=0.0,
         key="temperature",
         metavar="T",
@@ -275,6 +300,7 @@ OPTIONS = (
         "measured passes over a cell (default: 3)",
         "a whole number from 1",
         _whole(1),
+        number=int,
         default=3,
         key="rounds",
         metavar="N",
@@ -284,6 +310,7 @@ OPTIONS = (
         "measured passes at most, for cells that are inconclusive, and for what is saved (default: 9)",
         "a whole number from 1, not below --speedbench-rounds",
         _whole(1),
+        number=int,
         key="max_rounds",
         metavar="N",
     ),
@@ -292,6 +319,7 @@ OPTIONS = (
         "unmeasured requests before the first round of a cell (default: its batch size)",
         "a whole number from 0",
         _whole(0),
+        number=int,
         key="warmup",
         metavar="N",
     ),
@@ -300,6 +328,7 @@ OPTIONS = (
         "seconds of silence after which a request has failed (default: 600)",
         "seconds above 0",
         _number(0, above=True),
+        number=float,
         default=600.0,
         key="request_timeout",
         metavar="S",
@@ -309,6 +338,7 @@ OPTIONS = (
         "processes that read the streams, for batches that are too much for one core (default: 1)",
         "a whole number from 1",
         _whole(1),
+        number=int,
         default=1,
         metavar="N",
     ),
@@ -343,6 +373,7 @@ OPTIONS = (
         "chance that a run of an unchanged engine fails at all, shared out over its checks (default: 0.01)",
         "a number above 0 and at most 0.5",
         _number(0, 0.5, above=True),
+        number=float,
         default=0.01,
         metavar="P",
     ),
@@ -351,6 +382,7 @@ OPTIONS = (
         "share of requests whose output may repeat itself or break off before a cell is invalid (default: 0.1)",
         "a number from 0 to 1",
         _number(0, 1),
+        number=float,
         default=0.1,
         key="degenerate",
         metavar="SHARE",

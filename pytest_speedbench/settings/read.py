@@ -6,6 +6,7 @@ import os.path
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -137,17 +138,22 @@ class _Reader:
 
 
 def _parse(option: Option, raw: Any, place: str) -> Any:
-    values = raw if isinstance(raw, (list, tuple)) else [raw]
-    parsed = []
-    for value in values:
-        text = str(value).strip()
-        try:
-            if not text:
-                raise ValueError(text)
-            parsed.append(option.parse(text))
-        except (ValueError, KeyError):
-            raise SettingsError(f"{place}={value}: allowed is {option.allowed}") from None
-    return tuple(parsed) if option.repeatable else parsed[-1]
+    if not (option.repeatable or option.comma_list):
+        return _parse_one(option, raw, place)
+    parsed = [
+        _parse_one(option, value, place) for value in (raw if isinstance(raw, (list, tuple)) else [raw])
+    ]
+    return tuple(parsed) if option.repeatable else tuple(dict.fromkeys(chain.from_iterable(parsed)))
+
+
+def _parse_one(option: Option, raw: Any, place: str) -> Any:
+    text = str(raw).strip()
+    try:
+        if not text or isinstance(raw, (list, tuple)):
+            raise ValueError(text)
+        return option.parse(text)
+    except (ValueError, KeyError):
+        raise SettingsError(f"{place}={' '.join(text.split())}: allowed is {option.allowed}") from None
 
 
 def read_narrowing(command_line: Lookup, ini: Lookup) -> Narrowing:
