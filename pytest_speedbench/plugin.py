@@ -6,7 +6,7 @@ plugin installed and does not use it pays a few milliseconds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -30,7 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Register every option and its ini twin."""
     group = parser.getgroup("speedbench", "SPEED-Bench: gate an LLM inference engine")
     for option in OPTIONS:
-        action = "store_true" if option.flag else "append" if option.repeatable else "store"
+        adds_up = option.repeatable or option.comma_list
+        action = "store_true" if option.flag else "append" if adds_up else "store"
         keywords: dict[str, Any] = {} if option.flag else {"metavar": option.metavar or option.name.upper()}
         group.addoption(
             option.option,
@@ -41,7 +42,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             **keywords,
         )
         if option.ini:
-            kind: Literal["linelist", "string"] = "linelist" if option.repeatable else "string"
+            kind: Any = option.ini_type
+            if option.number and pytest.version_tuple < (8, 4):
+                kind = "string"
             help_text = f"{option.help} (ini twin of {option.option})"
             parser.addini(f"speedbench_{option.field}", help_text, type=kind, default=None)
 
@@ -99,8 +102,13 @@ def _ini(config: pytest.Config, option: Option) -> tuple[Any, str, Path] | None:
     if not option.ini:
         return None
     name = f"speedbench_{option.field}"
-    value = config.getini(name)
-    if not value:
+    try:
+        value = config.getini(name)
+    except (TypeError, ValueError, pytest.UsageError):  # by version; what is allowed is ours to say
+        from pytest_speedbench.settings.ini import as_written
+
+        value = as_written(name, config.inipath, config.getoption("override_ini"))
+    if value is None or value == "" or value == []:
         return None
     base = config.inipath.parent if config.inipath else config.rootpath
     return value, f"{base / (config.inipath or base).name}: {name}", base

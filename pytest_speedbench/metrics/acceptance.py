@@ -97,15 +97,6 @@ def count_steps(
         counters.drafted_tokens,
         counters.accepted_tokens,
         counters.accepted_per_position,
-<<<<<<< HEAD
-        max(most - fewest, 0) if told is None else 0,
-        drafts == "always" and counters.drafted_steps is not None,
-    )
-
-
-def counts_of(method: Method | str, request: RequestRecord) -> StepCounts | None:
-    """A request's own counts; None where only its engine could have told them and did not.
-=======
         max(most - fewest, 0) if reported is None else 0,
         drafts == "always" and counters.drafted_steps is not None,
     )
@@ -113,7 +104,6 @@ def counts_of(method: Method | str, request: RequestRecord) -> StepCounts | None
 
 def counts_of(method: Method | str, request: RequestRecord) -> StepCounts | None:
     """A request's own counts; None where only its engine could have reported them and did not.
->>>>>>> metrics
 
     Args:
         method: how its tokens were drafted; `none` needs no counters.
@@ -205,11 +195,7 @@ def inconsistency(
             f"{steps} steps and {accepted} accepted drafts make {overshoot} tokens more than the "
             f"{decode_tokens} that came, and the last step can lose {counters.draft_length} at most"
         )
-<<<<<<< HEAD
-    if told is None and drafts != "always":
-=======
-    if reported is None and method in SOMETIMES_DRAFTING:
->>>>>>> metrics
+    if reported is None and drafts != "always":
         return None
     undrafted = max(_UNDRAFTED_STEPS * requests, int(_UNDRAFTED_SHARE * (steps - overshoot)))
     if -overshoot > (undrafted if reported is None else 0):

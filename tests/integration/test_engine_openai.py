@@ -169,7 +169,7 @@ def test_measures_over_https(gate: Gate, tmp_path: Path, monkeypatch: pytest.Mon
         ),
         (
             ("--speedbench-url=http://127.0.0.1:1", "--speedbench-method=eagle3"),
-            "--speedbench-method=eagle3: engine openai cannot know how an endpoint drafts; leave it out",
+            "--speedbench-method=eagle3: engine openai has unknown",
         ),
     ],
 )
