@@ -92,7 +92,10 @@ def measure_rounds(
             progress.begin(rounds * requests_of(prepared, how_many))
         if warmup > 0:
             _refuse_dead(alive)
-            one_round(warm_up(engine, prepared, warmup), min(batch_size, warmup), warmup, None, 1)
+            before = engine.server_counters(control) if _server_tells(engine) else None
+            record = one_round(warm_up(engine, prepared, warmup), min(batch_size, warmup), warmup, None, 1)
+            if before is not None:  # what is counted late would be counted to the first round
+                _counted_since(before, engine, control, record)
         while len(done) < rounds and not (done and done[-1].failed):
             _refuse_dead(alive)
             engine.reset(control)
@@ -143,18 +146,23 @@ def _since(after: int | None, before: int | None) -> int | None:
 def _counted_since(
     before: Counters, engine: Engine, control: Control, record: RoundRecord
 ) -> Counters | None:
-    """What was counted in a round, once all of it is: a server may send a token first and count it then."""
+    """What was counted in a round, once all of it is: a server may send a token first and count it then.
+
+    A server that does not count its output tokens is read until two readings are alike.
+    """
     sent = sum(request.output_tokens for request in record.requests)
     give_up = time.monotonic() + _SETTLED_S
+    last: Counters | None = None
     try:
         while True:
             after = engine.server_counters(control)
             counted = None if after is None else difference(after, before)
-            missing = (
-                counted is not None and counted.output_tokens is not None and counted.output_tokens < sent
-            )
-            if not missing or record.failed or time.monotonic() > give_up:
+            if counted is None or record.failed or time.monotonic() > give_up:
                 return counted
+            settled = counted == last if counted.output_tokens is None else counted.output_tokens >= sent
+            if settled:
+                return counted
+            last = counted
             time.sleep(_LOOK_EVERY_S)
     except EngineError:
         if record.failed:  # an engine that died in the round: the failed requests say it better

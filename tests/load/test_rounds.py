@@ -62,13 +62,31 @@ def per_server(*readings: Counters | EngineError | None) -> StubEngine:
 
 
 def test_each_round_starts_clean_and_lies_between_two_readings_of_the_counters() -> None:
-    engine = per_server(*(counters(steps, (steps, 0, 0)) for steps in (10, 17, 17, 29)))
+    engine = LeavesStepsOpen(True, reading(10, 100), reading(17, 106), reading(17, 106), reading(29, 112))
     with Diary(engine) as server:
-        first, second = server.measure(rounds=2, warmup=1)
+        first, second = server.measure(rounds=2)
     a_round = ["reset", "counters", *["request of 100 tokens"] * 2, "counters"]
-    assert engine.diary == ["request of 16 tokens", *a_round, *a_round]
-    assert first.server_counters == counters(7, (7, 0, 0))
-    assert second.server_counters == counters(12, (12, 0, 0))
+    assert engine.diary == [*a_round, *a_round]
+    assert first.server_counters == reading(7, 6)
+    assert second.server_counters == reading(12, 6)
+
+
+def test_what_warm_up_sent_is_counted_before_the_first_round() -> None:
+    """One request of 3 tokens, counted late: not in the first reading after it."""
+    warm_up = (reading(10, 100), reading(10, 100), reading(12, 103))
+    engine = LeavesStepsOpen(True, *warm_up, reading(12, 103), reading(16, 109))
+    with Diary(engine) as server:
+        (record,) = server.measure(warmup=1)
+    assert engine.diary[:4] == ["counters", "request of 16 tokens", "counters", "counters"]
+    assert record.server_counters == reading(4, 6)
+
+
+def test_a_server_that_counts_no_output_is_read_until_nothing_is_added() -> None:
+    late = (counters(steps, (steps, 0, 0)) for steps in (10, 12, 12, 12, 14, 16, 16))
+    engine = per_server(*late)
+    with Diary(engine) as server:
+        (record,) = server.measure(warmup=1)
+    assert record.server_counters == counters(4, (4, 0, 0))
 
 
 def test_counters_of_the_server_are_left_alone_where_each_request_has_its_own() -> None:
