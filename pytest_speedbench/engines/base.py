@@ -189,14 +189,6 @@ class CountsStepsPerServer(Protocol):
 
 
 @runtime_checkable
-class Stamping(Protocol):
-    """An engine that may add this method: its server writes into events when it sent them."""
-
-    def sent_at(self, events: Sequence[bytes]) -> Sequence[float | None]:
-        """Unix time in seconds at which each event was sent, by the server's clock; None where it does not tell."""
-
-
-@runtime_checkable
 class Authorized(Protocol):
     """An engine that may add this method: its server wants a key."""
 

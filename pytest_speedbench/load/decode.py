@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.engines.base import Stamping
 from pytest_speedbench.errors import EngineError
 from pytest_speedbench.load.records import Arrivals, RequestRecord
 from pytest_speedbench.load.wire.events import split_events
@@ -42,8 +40,6 @@ class Decoded:
     record: RequestRecord
     text: str = ""
     """Of the reply."""
-    send_lags_s: Sequence[float] = ()
-    """From the server's stamp to the client's, in seconds, of every event that the server stamped."""
 
 
 def decode(engine: Engine, exchange: Exchange) -> Decoded:
@@ -91,7 +87,7 @@ def decode(engine: Engine, exchange: Exchange) -> Decoded:
         counters=reply.counters,
         error=error_text,
     )
-    return Decoded(record, reply.text, _send_lags_s(engine, events, received_s))
+    return Decoded(record, reply.text)
 
 
 def excerpt(body: bytes | bytearray) -> str:
@@ -118,14 +114,6 @@ def _arrivals(received_s: Sequence[float], tokens: Sequence[int]) -> Arrivals:
     arrivals.received_s.frombytes(moments[starts].tobytes())
     arrivals.tokens.frombytes(np.add.reduceat(counts, starts).astype(np.uint32).tobytes())
     return arrivals
-
-
-def _send_lags_s(engine: Engine, events: Sequence[bytes], received_s: Sequence[float]) -> Sequence[float]:
-    if not isinstance(engine, Stamping):
-        return ()
-    unix_s = time.time() - time.monotonic()
-    told = zip(received_s, engine.sent_at(events), strict=True)
-    return array("d", (moment + unix_s - sent_s for moment, sent_s in told if sent_s is not None))
 
 
 def _compact(token_ids: Sequence[int]) -> Sequence[int]:

@@ -276,26 +276,22 @@ class TargetRun:
     def _round(
         self, cell: Cell, control: Control, prepared: Prepared, label: str, *, warmup: int
     ) -> MeasuredRound:
-        from pytest_speedbench.load.other_processes import OtherProcesses
-        from pytest_speedbench.load.rounds import measure_rounds
+        from pytest_speedbench.load.plan import RoundPlan
+        from pytest_speedbench.load.rounds import record_round
         from pytest_speedbench.metrics.one_round import measure_round
 
         settings = self.settings
-        with OtherProcesses() as neighbours:
-            (record,) = measure_rounds(
-                self._engine,
-                control,
-                prepared,
-                cell.batch_size,
-                conversations=conversations_of(cell, len(prepared.prompts)),
-                client_processes=settings.client_processes,
-                warmup=warmup,
-                request_timeout_s=settings.request_timeout_s,
-                alive=self._died,
-                progress=self._progress(label),
-            )
-        if self._process is not None:
-            record = replace(record, other_processes_busy=neighbours.share)
+        conversations = conversations_of(cell, len(prepared.prompts))
+        record = record_round(
+            self._engine,
+            control,
+            prepared,
+            RoundPlan(cell.batch_size, conversations, settings.request_timeout_s),
+            warmup=warmup,
+            alive=self._died,
+            progress=self._progress(label),
+            watch_others=self._process is not None,
+        )
         return measure_round(settings.target.method, record, prepared.prompts)
 
     def _died(self) -> str | None:
