@@ -1,6 +1,6 @@
 """What a stream client costs and how late it is: the plugin's own beside those of others, on one loopback server.
 
-    python -m bench.client [--repeats 3] [--clients ours,ours2,aiohttp,vllm,sglang,guidellm,aiperf]
+    python -m bench.client [--repeats 3] [--clients ours,aiohttp,vllm,sglang,guidellm,aiperf]
 
 Run from the root of the checkout. The same server, the same streams, each client in turn, `--repeats` times; prints
 Markdown tables. Clients that are not installed are installed into the cache that `tests/real/install.py` uses
@@ -36,7 +36,6 @@ from pytest_speedbench.selftest.server import Loopback, Sent, serving
 
 CLIENTS: dict[str, Callable[[argparse.Namespace], Client]] = {
     "ours": lambda options: peers.ours(),
-    "ours2": lambda options: peers.ours(processes=2),
     "aiohttp": lambda options: peers.parse_at_once(),
     "vllm": lambda options: peers.vllm(),
     "sglang": lambda options: peers.sglang(),

@@ -56,7 +56,7 @@ def overload_of(round_: RoundRecord) -> str | None:
         return None
     busy, waiting = round_.client_busy, round_.client_waiting
     cure = (
-        f"share the streams (--speedbench-client-processes={round_.client_processes + 1}), or use a smaller batch size"
+        "use a smaller batch size, or a machine with faster cores"
         if busy >= waiting
         else "it had no free core: leave it one"
     )

@@ -335,15 +335,6 @@ OPTIONS = (
         metavar="S",
     ),
     Option(
-        "client-processes",
-        "processes that read the streams, for batches that are too much for one core (default: 1)",
-        "a whole number from 1",
-        _whole(1),
-        number=int,
-        default=1,
-        metavar="N",
-    ),
-    Option(
         "baselines",
         "where baselines are (default: baselines/ under rootdir)",
         "a folder",

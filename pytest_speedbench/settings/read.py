@@ -56,7 +56,6 @@ class Settings:
     """Requests sent and not measured, before the rounds of each cell."""
     request_timeout_s: float
     """A request that is silent for so long has failed."""
-    client_processes: int
     """Processes that share the streams."""
     baselines: Path
     save: bool
@@ -294,7 +293,6 @@ def _read_target(
         max_rounds=max_rounds or max(rounds, DEFAULT_MAX_ROUNDS),
         warmup=read("warmup"),
         request_timeout_s=read("request_timeout"),
-        client_processes=read("client_processes"),
         baselines=_under(rootdir, read("baselines")),
         save=read("save"),
         inconclusive=read("inconclusive"),
