@@ -24,6 +24,8 @@ class PromptTally:
     accepted_per_position: tuple[int, ...] | None
     latched: int | None = None
     """Requests whose output repeats itself (`metrics.degenerate`); None where the engine sends no token ids."""
+    steps_exact: bool = True
+    """False where `steps` is a bound, although the steps of all prompts together are known exactly."""
 
     @property
     def decode_tokens(self) -> int:

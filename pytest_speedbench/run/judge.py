@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pytest_speedbench.cells import MEAN, Cell
 from pytest_speedbench.errors import BaselineError, SpeedBenchError
-from pytest_speedbench.gate.baseline import Baseline, merge, refuse
+from pytest_speedbench.gate.baseline import Baseline, OtherTarget, Reference, References, refuse
 from pytest_speedbench.gate.explain.cause import explain, explain_mean
 from pytest_speedbench.gate.explain.decomposition import Compared
 from pytest_speedbench.gate.explain.pattern import pattern_of
@@ -121,19 +120,22 @@ class Judge:
             name = other.settings.target.name
             raise BaselineError(f"{name} is nothing to compare with: {error}") from None
 
-    def _compared_with(self, cells: Sequence[Cell]) -> Baseline | None:
+    def _compared_with(self, cells: Sequence[Cell]) -> References | None:
         """The file's content, or the other target's measurements of this run."""
         other = self._schedule.against
         if other is None:
             return self._baseline
         assert other.hardware is not None
-        measurements = []
-        for cell in cells:
-            with suppress(SpeedBenchError):
-                self._refuse_other(cell)
-                measurements.append(other.measurement(cell))
         conditions = other.conditions(self._date, self._commit)
-        return merge(other.settings.target.name, None, measurements, conditions, other.hardware.key)
+        measured = {}
+        for cell in cells:
+            try:
+                self._refuse_other(cell)
+            except SpeedBenchError:
+                continue
+            measurement = other.measurement(cell)
+            measured[cell] = Reference(measurement, conditions.of(measurement), other.hardware.key)
+        return OtherTarget(other.settings.target.name, measured)
 
     def cause(self, cell: Cell, regressed: Sequence[str]) -> Cause | None:
         """Who is to blame for what regressed in a cell; None where nothing did.
@@ -144,14 +146,11 @@ class Judge:
         """
         hardware = self._schedule.main.hardware
         batch = self._schedule.group_of(cell)
-        baseline = self._compared_with(batch)
-        if not regressed or baseline is None or hardware is None:
+        references = self._compared_with(batch)
+        if not regressed or references is None or hardware is None:
             return None
-        stored = baseline.throughput.get(hardware.key, {})
         group = {
-            each: Compared(
-                self._schedule.measurement(each), baseline.acceptance.get(each.id), stored.get(each.id)
-            )
+            each: Compared.of(self._schedule.measurement(each), references, hardware.key)
             for each in batch
             if any((each, metric) in self._checks for metric in regressed)
         }

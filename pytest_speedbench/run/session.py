@@ -247,8 +247,7 @@ class Session:
         return written
 
     def _save(self, exit_status: int) -> bool:
-        from pytest_speedbench.gate.baseline import merge
-        from pytest_speedbench.gate.store import load, save
+        from pytest_speedbench.gate.store import add
 
         assert self._schedule is not None and self._judge is not None
         path, hardware = self.settings.baseline_path, self._schedule.main.hardware
@@ -268,20 +267,20 @@ class Session:
             for each in (self._schedule.group_of(cell) if cell.is_mean else (cell,))
         }
         try:
-            merged = merge(
+            merged = add(
+                path,
                 self.settings.target.name,
-                load(path),  # again: another run may have saved other cells meanwhile
                 list(measured.values()),
                 self._judge.conditions,
                 hardware.key,
             )
-            save(path, merged)
         except BaselineError as error:
             self._messages.append(f"nothing was saved: {error}")
             return False
         self._messages.append(
             f"saved {_counted(len(measured), 'cell')} to {self._shown(path)}; look at the change before you commit it"
         )
+        self._messages += merged.omissions
         return True
 
     def _shown(self, path: Path) -> str:

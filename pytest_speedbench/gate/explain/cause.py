@@ -194,7 +194,11 @@ def _fallen(cells: Sequence[Compared]) -> tuple[PositionChange, ...]:
     if any(cell.acceptance is None for cell in cells):
         return ()
     now = [cell.measurement.per_position.get("conditional_acceptance_rate", ()) for cell in cells]
-    then = [cell.acceptance.conditional_acceptance_rate for cell in cells if cell.acceptance is not None]
+    then = [
+        cell.acceptance.per_position.get("conditional_acceptance_rate", ())
+        for cell in cells
+        if cell.acceptance is not None
+    ]
     rates = [
         (fmean(before), fmean(after))
         for before, after in zip(zip(*then, strict=False), zip(*now, strict=False), strict=False)

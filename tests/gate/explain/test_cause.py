@@ -322,7 +322,7 @@ class TestPositions:
 
     def test_positions_whose_acceptance_fell_are_named(self) -> None:
         then, now = measurement(), measurement([count + 10 for count in (40, 45, 50, 55, 60, 65, 70, 75)])
-        stored = baseline_of(then).acceptance[then.cell.id]
+        stored = baseline_of(then).acceptance[HARDWARE][then.cell.id].measurement
         rates = [each.per_position["conditional_acceptance_rate"] for each in (then, now)]
         cell = Compared(now, stored, None)
         positions = explain(cell, [cell], ("acceptance_length",)).positions
@@ -340,7 +340,7 @@ class TestPositions:
         for category, rates in (("coding", (0.6, 0.5)), ("qa", (0.8, 0.9))):
             cell = compared(rounds(), category=category)
             assert cell.acceptance is not None
-            then = replace(cell.acceptance, conditional_acceptance_rate=(0.8, 0.7))
+            then = replace(cell.acceptance, per_position={"conditional_acceptance_rate": (0.8, 0.7)})
             now = replace(cell.measurement, per_position={"conditional_acceptance_rate": rates})
             group.append(replace(cell, acceptance=then, measurement=now))
         (change,) = explain_mean(group, ("acceptance_length",)).positions
