@@ -17,7 +17,15 @@ DEAD_DRAFTER = 1.02
 """Acceptance length below which drafting gains nothing, in tokens per step."""
 ACCEPTANCE_METRICS = ("acceptance_length", "drafted_acceptance_length")
 """Metrics that a baseline stores of the acceptance half of a cell."""
-THROUGHPUT_METRICS = ("output_tps", "user_tps", "step_latency_s_mean", "ttft_s_median", "speedup")
+THROUGHPUT_METRICS = (
+    "output_tps",
+    "user_tps",
+    "speedup",
+    "step_latency_s_mean",
+    "ttft_s_mean",
+    "first_arrival_tokens",
+    "tokens_per_arrival",
+)
 """Metrics that a baseline stores of the throughput half of a cell."""
 
 

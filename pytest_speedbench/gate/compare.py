@@ -19,6 +19,8 @@ DEGENERATE_SHARE = 0.1
 """Share of requests with degenerate output above which a cell is invalid."""
 _SAMPLING = ("temperature", "ignore_eos", "output_length")
 """Conditions without which acceptance and throughput are other quantities."""
+_STREAMED_OTHERWISE = 0.5
+"""Tokens by which the first arrival differs, or steps by which a later one does, that are another way of streaming."""
 _NOT_SHOWN = ("date", "commit", "rounds")
 """Conditions that always differ, or that a check shows by itself."""
 
@@ -97,6 +99,8 @@ def compare(
     differing = _differing(reference, conditions.of(measurement), hardware_key, tolerance)
     if metric in ACCEPTANCE:
         differing |= _prompt_tokens(measurement, then, pairing)
+    else:
+        differing |= _streaming(measurement, then)
     check = replace(
         check,
         baseline=then.metrics[metric],
@@ -314,3 +318,29 @@ def _prompt_tokens(now: Measurement, then: Measurement, pairing: Pairing) -> dic
     if not pairing.complete or requests != before or now.prompt_tokens == then.prompt_tokens:
         return {}
     return {"prompt_tokens": f"prompt_tokens {then.prompt_tokens} -> {now.prompt_tokens}"}
+
+
+def _streaming(now: Measurement, then: Measurement) -> dict[str, str]:
+    """Another way of streaming: the first token together with later steps, or several steps in one event.
+
+    Both move user TPS and step latency as they are measured, and neither is a change of speed.
+    """
+    lines = {}
+    first = [side.metrics.get("first_arrival_tokens") for side in (then, now)]
+    if first[0] and first[1] and abs(first[1] - first[0]) >= _STREAMED_OTHERWISE:
+        lines["first_arrival_tokens"] = (
+            f"streaming: the first arrival of a request brings {first[1]:.2f} tokens, and brought {first[0]:.2f}"
+        )
+    steps = [_steps_per_arrival(side) for side in (then, now)]
+    if steps[0] and steps[1] and abs(steps[1] - steps[0]) >= _STREAMED_OTHERWISE:
+        lines["tokens_per_arrival"] = (
+            f"streaming: a later arrival brings {steps[1]:.2f} steps, and brought {steps[0]:.2f}"
+        )
+    return lines
+
+
+def _steps_per_arrival(side: Measurement) -> float | None:
+    """Decode steps in an arrival after the first, by the acceptance length of the rounds."""
+    tokens = side.metrics.get("tokens_per_arrival")
+    lengths = [figures.acceptance_length for figures in side.rounds if figures.acceptance_length]
+    return tokens / median(lengths) if tokens and lengths else None

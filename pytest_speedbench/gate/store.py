@@ -520,6 +520,12 @@ def _yaml(document: Document) -> str:
     def sequence(dumper: Any, data: Any) -> Any:
         return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
 
+    def text_of(dumper: Any, data: Any) -> Any:
+        # PyYAML breaks lines at U+0085 in any other style, and reads them back as spaces
+        style = None if data.isprintable() else '"'
+        return dumper.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+    Dumper.add_representer(str, text_of)
     Dumper.add_representer(dict, mapping)
     Dumper.add_representer(_Flow, mapping)
     Dumper.add_representer(list, sequence)

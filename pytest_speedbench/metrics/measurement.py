@@ -22,10 +22,11 @@ class PromptTally:
     """Decode steps of the target model, drafted or not; None where the engine counts per server only."""
     drafted_steps: int | None
     accepted_per_position: tuple[int, ...] | None
+    steps_exact: bool = True
+    """False where `steps` is a lower bound, so that acceptance length by them is an upper one: the engine reports the
+    steps of this prompt that had a draft, and those of all prompts together at best."""
     latched: int | None = None
     """Requests whose output repeats itself (`metrics.degenerate`); None where the engine sends no token ids."""
-    steps_exact: bool = True
-    """False where `steps` is a bound, although the steps of all prompts together are known exactly."""
 
     @property
     def decode_tokens(self) -> int:
@@ -43,6 +44,8 @@ class RoundFigures:
     step_latency_s: float | None
     """Mean over steps."""
     speedup: float | None = None
+    other_processes_busy: float | None = None
+    """Share of the processors' time that went to neither engine nor client."""
 
 
 @dataclass(frozen=True)

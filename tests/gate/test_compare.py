@@ -406,6 +406,22 @@ def test_an_environment_that_changed_is_shown_variable_by_variable() -> None:
     assert found.differs == ("environment CUDA_VISIBLE_DEVICES none -> 0", "environment VLLM_X 0 -> 1")
 
 
+def test_another_way_of_streaming_is_shown_with_throughput() -> None:
+    def streamed(first: float, later: float) -> Measurement:
+        return measurement(metrics={"first_arrival_tokens": first, "tokens_per_arrival": later})
+
+    length = measurement().metrics["acceptance_length"]
+    before = baseline_of(streamed(1.0, length))
+    assert check("user_tps", streamed(1.2, 1.1 * length), before).differs == ()
+    assert check("user_tps", streamed(1 + length, length), before).differs == (
+        "streaming: the first arrival of a request brings 3.21 tokens, and brought 1.00",
+    )
+    assert check("user_tps", streamed(1.0, 2 * length), before).differs == (
+        "streaming: a later arrival brings 2.00 steps, and brought 1.00",
+    )
+    assert check("acceptance_length", streamed(1 + length, length), before).differs == ()
+
+
 def latching(requests: int) -> Measurement:
     run = measurement([count - 8 for count in STEPS])
     tallies = [replace(item, latched=int(number < requests)) for number, item in enumerate(run.prompts)]

@@ -35,7 +35,7 @@ SESSION = "2026-11-23-4c907f"
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 awkward = texts | st.sampled_from(
-    ["no", "null", "1e5", "0x1f", "12345678", "2026-11-23", "~", "a: b", "# c", "'", ""]
+    ["no", "null", "1e5", "0x1f", "12345678", "2026-11-23", "~", "a: b", "# c", "'", "", "\x85", "a\nb"]
 )
 positive = st.floats(1e-9, 1e9).map(rounded)
 counts = st.integers(0, 10**9)

@@ -44,6 +44,36 @@ class Compared:
         return cls(measurement, acceptance, throughput)
 
 
+def without_other_processes(cell: Compared) -> Compared | None:
+    """The same rounds, their steps as long as they would have been had other processes left all processors alone.
+
+    At the most: a share b of the processors that went to others makes what needs all of them 1 / (1 - b) times as
+    long, and what needs few of them no longer at all.
+
+    Returns:
+        The cell; None where a round of either side has a step latency and the share is not known.
+    """
+    then = cell.throughput
+    if then is None:
+        return None
+    now, before = (_alone(side.rounds) for side in (cell.measurement, then))
+    if now is None or before is None:
+        return None
+    return Compared(replace(cell.measurement, rounds=now), cell.acceptance, replace(then, rounds=before))
+
+
+def _alone(rounds: Sequence[RoundFigures]) -> tuple[RoundFigures, ...] | None:
+    found = []
+    for figures in rounds:
+        if figures.step_latency_s is not None:
+            if figures.other_processes_busy is None:
+                return None
+            own = max(1 - figures.other_processes_busy, _NOTHING)
+            figures = replace(figures, step_latency_s=figures.step_latency_s * own)
+        found.append(figures)
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class Part:
     """What one factor did to a throughput metric: alone, it would have changed it by this ratio."""
