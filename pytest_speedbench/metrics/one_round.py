@@ -107,6 +107,7 @@ def measure_round(method: Method | str, round_: RoundRecord, prompts: Sequence[P
             user_tps=times.get("user_tps"),
             acceptance_length=acceptance.acceptance_length(pooled) if pooled else None,
             step_latency_s=times.get("step_latency_s_mean"),
+            other_processes_busy=round_.other_processes_busy,
         ),
         times=times,
         counts=pooled,
