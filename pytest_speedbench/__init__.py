@@ -26,11 +26,10 @@ if TYPE_CHECKING:
         BaselineError,
         DataError,
         EngineError,
-        NotMeasured,
         SettingsError,
         SpeedBenchError,
     )
-    from pytest_speedbench.fixture import DatasetLoader, MeasuredCell, SpeedBench
+    from pytest_speedbench.fixture import DatasetLoader, MeasuredCell, NotMeasured, SpeedBench
     from pytest_speedbench.gate.check import Check, Verdict
     from pytest_speedbench.gate.explain.cause import Cause
     from pytest_speedbench.metrics.measurement import Measurement
@@ -92,11 +91,10 @@ _DEFINED_IN = {
         "BaselineError",
         "DataError",
         "EngineError",
-        "NotMeasured",
         "SettingsError",
         "SpeedBenchError",
     ),
-    "fixture": ("DatasetLoader", "MeasuredCell", "SpeedBench"),
+    "fixture": ("DatasetLoader", "MeasuredCell", "NotMeasured", "SpeedBench"),
     "gate.check": ("Check", "Verdict"),
     "gate.explain.cause": ("Cause",),
     "metrics.measurement": ("Measurement",),

@@ -19,9 +19,5 @@ class EngineError(SpeedBenchError):
     """An engine could not be launched, did not become ready, or died."""
 
 
-class NotMeasured(SpeedBenchError):
-    """A cell could not be measured, so that nothing is known of the engine under test; a retry is safe."""
-
-
 class BaselineError(SpeedBenchError):
     """A baseline file cannot be read, written, or trusted."""

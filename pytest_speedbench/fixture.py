@@ -22,6 +22,24 @@ if TYPE_CHECKING:
     from pytest_speedbench.settings.target import Target
 
 
+if TYPE_CHECKING:
+
+    class _Failed(BaseException):  # type checkers do not take an attribute for a base class
+        def __init__(self, msg: str | None = None, pytrace: bool = True) -> None: ...
+else:
+    _Failed = pytest.fail.Exception
+
+
+class NotMeasured(_Failed):
+    """What a test asked for could not be measured: nothing is known of the engine, and a retry is safe.
+
+    Reported as an error of the test, not as its failure.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, pytrace=False)
+
+
 class SpeedBench:
     """One cell of SPEED-Bench, on the engine of this run."""
 
@@ -40,7 +58,10 @@ class SpeedBench:
     def measure(self) -> MeasuredCell:
         """Measure the cell; once per session, however many tests ask.
 
-        Fails the test if the engine cannot be started. A measurement that cannot be trusted is returned as it
+        Raises:
+            NotMeasured: the engine could not be started, or is gone.
+
+        A measurement that cannot be trusted is returned as it
         is, for its `problems` to be looked at; every assertion on it fails.
         """
         __tracebackhide__ = True
@@ -50,7 +71,7 @@ class SpeedBench:
             failure = str(error)
         else:
             return MeasuredCell(measurement, self._plan, self._session, self._item)
-        pytest.fail(failure, pytrace=False)  # out of the except block, or pytest shows both
+        raise NotMeasured(failure)  # out of the except block, or pytest shows both
 
 
 @dataclass(frozen=True)
@@ -97,16 +118,17 @@ class MeasuredCell:
         Args:
             name: for example `acceptance_length` or `ttft_s_p99`.
 
-        Fails the test if the measurement is invalid or has no such metric: a missing metric is never a pass.
+        Fails the test if the measurement has no such metric: a missing metric is never a pass.
+
+        Raises:
+            NotMeasured: the measurement is invalid.
         """
         __tracebackhide__ = True
         if name not in UNITS:
             pytest.fail(f"no such metric: {name!r}; there are {', '.join(UNITS)}", pytrace=False)
         cell = self.measurement.cell
         if self.measurement.problems:
-            pytest.fail(
-                f"{cell.id}: invalid measurement: {'; '.join(self.measurement.problems)}", pytrace=False
-            )
+            raise NotMeasured(f"{cell.id}: invalid measurement: {'; '.join(self.measurement.problems)}")
         if name not in self.measurement.metrics:
             reason = self.measurement.missing.get(name, "not measured")
             pytest.fail(f"{cell.id}: {name} is missing: {reason}", pytrace=False)
@@ -137,6 +159,8 @@ class MeasuredCell:
         for metric in metrics:
             if metric in self.measurement.metrics:
                 self._item.user_properties.append((f"speedbench_{metric}", self.measurement.metrics[metric]))
+        if judgement.failure and judgement.not_measured:
+            raise NotMeasured(judgement.failure)
         if judgement.failure:
             pytest.fail(judgement.failure, pytrace=False)
         if judgement.skip:

@@ -253,12 +253,13 @@ def speedbench_engine(request: pytest.FixtureRequest) -> RunningEngine:
     """
     session = _session(request.config, "run")
     from pytest_speedbench.errors import SpeedBenchError
+    from pytest_speedbench.fixture import NotMeasured
 
     try:
         return session.engine()
     except SpeedBenchError as error:
         failure = str(error)
-    pytest.fail(failure, pytrace=False)
+    raise NotMeasured(failure)
 
 
 @pytest.fixture(scope="session")
@@ -289,12 +290,23 @@ def speedbench_dataset(request: pytest.FixtureRequest) -> DatasetLoader:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
+    item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note which gated tests failed: nothing is saved then."""
+    """Note which tests failed, and report what could not be measured as an error."""
     report = yield
     session = item.config.stash.get(_SESSION, None)
-    if session is not None and report.failed and _is_gated(item):
+    if session is None or not report.failed:
+        return report
+    from pytest_speedbench.fixture import NotMeasured
+
+    if call.excinfo is not None and call.excinfo.errisinstance(NotMeasured):
+        session.not_measured.add(item.nodeid)
+        # to the terminal, JUnit and others, the phase tells an error from a failure; what did not come about is the
+        # measurement that the test was to judge
+        report.when = "setup"
+    else:
+        session.not_measured.discard(item.nodeid)  # a rerun that failed otherwise
+    if _is_gated(item):
         session.failed.append(item.nodeid)
         crash = getattr(report.longrepr, "reprcrash", None)
         if (
@@ -313,6 +325,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     ours.close()
     if not ours.finish(int(exitstatus)) and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    else:
+        session.exitstatus = ours.exit_status(int(exitstatus), session.testsfailed)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

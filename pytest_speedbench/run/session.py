@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pytest_speedbench.settings.target import Target
 
 STATE_FOLDER = ".speedbench"
+EX_TEMPFAIL = 75
+"""Exit status of a run that may be repeated: no check failed. Named as in sysexits.h."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Judgement:
     """What a test has to say about its checks."""
 
     failure: str | None = None
+    not_measured: bool = False
+    """Whether the failure says nothing about the engine, but that it could not be measured."""
     skip: str | None = None
 
 
@@ -56,6 +60,8 @@ class Session:
         self.settings = settings
         self.failed: list[str] = []
         """Node ids of failed tests that gate a cell: nothing is saved then."""
+        self.not_measured: set[str] = set()
+        """Node ids of tests that failed only because something could not be measured."""
         self._config = config
         self._terminal = _terminal(config)
         self._engines = {each.target.engine: load(each.target.engine) for each in self._both(settings)}
@@ -170,7 +176,7 @@ class Session:
             checks = [self._judge.check(cell, metric) for metric in metrics]
             self._measured[cell] = self._schedule.measurement(cell)  # it may have had more rounds
         except SpeedBenchError as error:
-            return Judgement(failure=str(error))
+            return Judgement(failure=str(error), not_measured=isinstance(error, EngineError))
         judged = self._judged.setdefault(cell, {})
         for check in checks:
             if check.metric not in judged:
@@ -193,7 +199,8 @@ class Session:
 
         if outcome.failing:
             self._failures[cell] = text(checks)
-            return Judgement(failure=self._failures[cell])
+            invalid = all(check.verdict is Verdict.INVALID for check in outcome.failing)
+            return Judgement(failure=self._failures[cell], not_measured=invalid)
         if outcome.notable:
             self._notices.append(text(outcome.notable))
         return Judgement(
@@ -235,6 +242,16 @@ class Session:
                 run.pause()
             except EngineError as error:
                 self._messages.append(str(error))
+
+    def exit_status(self, status: int, failures: int) -> int:
+        """The run's exit status: `EX_TEMPFAIL` where nothing failed but what could not be measured.
+
+        Args:
+            status: pytest's own.
+            failures: tests that failed or had errors, ours and others, and files that could not be collected.
+        """
+        only = status == 1 and 0 < failures == len(self.not_measured)
+        return EX_TEMPFAIL if only else status
 
     def finish(self, exit_status: int) -> bool:
         """Write baselines and results.
