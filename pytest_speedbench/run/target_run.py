@@ -15,6 +15,7 @@ from pytest_speedbench.cells import Cell, Plan
 from pytest_speedbench.data.prompts import Dataset, Prompt
 from pytest_speedbench.engines.base import Engine, Hardware
 from pytest_speedbench.engines.control import Control
+from pytest_speedbench.engines.launch.environment import environment_in_force
 from pytest_speedbench.engines.launch.process import EngineProcess, describe_exit, start
 from pytest_speedbench.errors import EngineError
 from pytest_speedbench.gate.baseline import Conditions
@@ -156,6 +157,7 @@ class TargetRun:
             output_length=settings.output_length,
             dataset="sample" if settings.data is None else settings.data.name,
             rounds=settings.rounds,
+            environment=environment_in_force(target),
         )
 
     def forget_failure(self) -> None:
