@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pytest_speedbench.errors import BaselineError
-from pytest_speedbench.settings.target import UNKNOWN
+
+UNKNOWN_HARDWARE = "unknown"
+"""Hardware key of acceptance that was stored with no throughput beside it."""
 
 
 def converted(document: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -39,7 +41,7 @@ def _converted(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
                 for hardware, measured in document["throughput"].items()
                 if measured.get(key, {}).get("run") == entry["run"]
             ),
-            UNKNOWN,
+            UNKNOWN_HARDWARE,
         )
         acceptance.setdefault(hardware, {})[key] = {
             "session": entry["run"],
