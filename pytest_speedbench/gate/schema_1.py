@@ -6,8 +6,8 @@ from typing import Any
 
 from pytest_speedbench.errors import BaselineError
 
-_UNKNOWN = "unknown"
-"""Hardware of acceptance that was stored without throughput."""
+UNKNOWN_HARDWARE = "unknown"
+"""Hardware key of acceptance that was stored with no throughput beside it."""
 
 
 def converted(document: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -41,7 +41,7 @@ def _converted(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
                 for hardware, measured in document["throughput"].items()
                 if measured.get(key, {}).get("run") == entry["run"]
             ),
-            _UNKNOWN,
+            UNKNOWN_HARDWARE,
         )
         acceptance.setdefault(hardware, {})[key] = {
             "session": entry["run"],
