@@ -126,9 +126,11 @@ def main() -> None:
             try:
                 for load in options.loads:
                     run = measure(client, load.streams, round(load.rate * options.seconds), load.rate)
-                    rows.setdefault((client.name, load), []).append(run)
                     done = f"{repeat + 1}/{options.repeats} {client.name}, {load}"
                     _say(f"{done}: {run.cpu_us_per_chunk:.1f} us a chunk")
+                    if run.told.problems:
+                        raise RuntimeError(f"{load}: {'; '.join(run.told.problems)}")
+                    rows.setdefault((client.name, load), []).append(run)
             except RuntimeError as error:
                 left_out.append(f"{client.name}, run {repeat + 1}: {error}")
     print(heading(options, clients, load_average))
