@@ -78,7 +78,9 @@ def measure_round(method: Method | str, round_: RoundRecord, prompts: Sequence[P
         pooled = acceptance.with_steps_of_server(pooled, [round_.server_counters])
     drafts = pooled
     if pooled is not None and pooled.drafted_steps is None:
-        drafts = _server_counts(method, round_, delivered) or pooled
+        of_server = _server_counts(method, round_, delivered)
+        if of_server is not None and of_server.drafted_steps is not None:
+            drafts = of_server
     overload = overload_of(round_)
     times: dict[str, float] = {}
     if overload is None:

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL is of this machine."""
+    return urlsplit(url).hostname in _THIS_MACHINE
 
 
 @dataclass(frozen=True)

@@ -292,6 +292,18 @@ class TestControl:
             counters = attached().server_counters(control)
         assert counters is not None and counters.accepted_tokens == 6 + 6 + 4
 
+    def test_counts_that_are_rounded_are_not_reported(self) -> None:
+        exposition = (RECORDED / "llamacpp_draft_model_metrics.txt").read_text()
+        rounded = exposition.replace("num_drafts_total 7", "num_drafts_total 1.23457e+07").replace(
+            "draft_tokens_total 20", "draft_tokens_total 2.5e+07"
+        )
+        assert rounded.count("e+07") == 2
+        with answering({"GET /metrics": (200, rounded)}) as (control, _):
+            counters = attached().server_counters(control)
+        assert counters is not None
+        assert (counters.drafted_steps, counters.drafted_tokens) == (None, None)
+        assert counters.accepted_per_position == (6, 6, 4)
+
     def test_a_server_without_metrics_has_no_counters(self) -> None:
         with answering({"GET /metrics": (501, {"error": {"message": "not supported"}})}) as (control, _):
             assert attached().server_counters(control) is None
