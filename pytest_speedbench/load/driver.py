@@ -19,6 +19,7 @@ from pytest_speedbench.load.decode import Decoded, Exchange, decode
 from pytest_speedbench.load.eventloop import run
 from pytest_speedbench.load.records import RequestRecord, RoundRecord
 from pytest_speedbench.load.round import Conversations, Round
+from pytest_speedbench.settings.options import REQUEST_TIMEOUT_S
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.base import Engine
@@ -53,7 +54,7 @@ def run_round(
     batch_size: int,
     *,
     conversations: int | None = None,
-    request_timeout_s: float = 600.0,
+    request_timeout_s: float = REQUEST_TIMEOUT_S,
     alive: Callable[[], str | None] = always_alive,
     progress: Progress | None = None,
 ) -> RoundRecord:

@@ -23,6 +23,7 @@ from pytest_speedbench.errors import EngineError
 from pytest_speedbench.load.conversation import Prepared
 from pytest_speedbench.load.driver import Share, always_alive, merge, one_pass
 from pytest_speedbench.load.records import RoundRecord
+from pytest_speedbench.settings.options import REQUEST_TIMEOUT_S
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -60,7 +61,7 @@ def run_round_shared(
     *,
     processes: int,
     conversations: int | None = None,
-    request_timeout_s: float = 600.0,
+    request_timeout_s: float = REQUEST_TIMEOUT_S,
     alive: Callable[[], str | None] = always_alive,
     progress: Progress | None = None,
 ) -> RoundRecord:

@@ -15,6 +15,7 @@ from pytest_speedbench.load.conversation import Prepared, warm_up
 from pytest_speedbench.load.driver import always_alive, one_pass, requests_of, run_round
 from pytest_speedbench.load.processes import run_round_shared
 from pytest_speedbench.load.records import RoundRecord
+from pytest_speedbench.settings.options import REQUEST_TIMEOUT_S
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.base import Engine
@@ -37,7 +38,7 @@ def measure_rounds(
     warmup: int = 0,
     conversations: int | None = None,
     client_processes: int = 1,
-    request_timeout_s: float = 600.0,
+    request_timeout_s: float = REQUEST_TIMEOUT_S,
     alive: Callable[[], str | None] = always_alive,
     progress: Progress | None = None,
 ) -> tuple[RoundRecord, ...]:

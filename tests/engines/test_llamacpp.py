@@ -189,7 +189,9 @@ class TestRefuses:
 
 class TestCall:
     def test_sends_token_ids_and_no_sampler_but_temperature(self) -> None:
-        call = attached().call(Generation(Sampling(64, temperature=0.7, seed=5), token_ids=(0, 5, 7)))
+        call = attached().call(
+            Generation(Sampling(64, temperature=0.7, ignore_eos=True, seed=5), token_ids=(0, 5, 7))
+        )
         body = json.loads(call.body)
         assert call.path == "/completion"
         assert (body["prompt"], body["n_predict"], body["temperature"], body["seed"]) == (
@@ -202,12 +204,12 @@ class TestCall:
 
     def test_opens_a_connection_for_each_stream(self) -> None:
         """It closes them after each, and says that it keeps them."""
-        call = attached().call(Generation(Sampling(64), token_ids=(0,)))
+        call = attached().call(Generation(Sampling.exactly(64), token_ids=(0,)))
         assert call.headers["Connection"] == "close"
 
     def test_takes_no_messages(self) -> None:
         with pytest.raises(EngineError, match="is sent token ids"):
-            attached().call(Generation(Sampling(64), messages=(Message("user", "Hello"),)))
+            attached().call(Generation(Sampling.exactly(64), messages=(Message("user", "Hello"),)))
 
 
 class TestRead:

@@ -74,7 +74,7 @@ def test_steps_told_by_responses_are_those_that_the_server_counted(method: str, 
     with start(engine, drafting, tmp_path / "logs") as server:
         control = Control(server.url)
         prompts = load(QUALITATIVE, None, ("coding",), 4).of_category("coding")
-        prepared = prepare(engine, control, prompts, Sampling(OUTPUT_LENGTH))
+        prepared = prepare(engine, control, prompts, Sampling.exactly(OUTPUT_LENGTH))
         rounds = measure_rounds(engine, control, prepared, batch_size=4, rounds=3)
         control.close()
     for round_ in rounds:

@@ -81,7 +81,7 @@ def test_rounds_repeat_because_the_server_is_told_to_forget(serve: Serve) -> Non
     runs_already = replace(ngram, url=serve(ngram))
 
     def acceptance_lengths(engine: SglangEngine, control: Control) -> list[float]:
-        prepared = prepare(engine, control, prompts, Sampling(OUTPUT_LENGTH), model=ngram.model)
+        prepared = prepare(engine, control, prompts, Sampling.exactly(OUTPUT_LENGTH), model=ngram.model)
         rounds = measure_rounds(engine, control, prepared, cell.batch_size, rounds=3)
         measured = [build(cell, ngram.method, [each], prompts) for each in rounds]
         assert [measurement.problems for measurement in measured] == [()] * 3
