@@ -75,7 +75,7 @@ def test_steps_told_by_responses_are_those_that_the_server_counted(method: str, 
     with start(engine, drafting, tmp_path / "logs") as server:
         control = Control(server.url)
         prompts = load(QUALITATIVE, None, ("coding",), 4).of_category("coding")
-        prepared = prepare(engine, control, prompts, Sampling(OUTPUT_LENGTH))
+        prepared = prepare(engine, control, prompts, Sampling.exactly(OUTPUT_LENGTH))
         rounds = [record_round(engine, control, prepared, RoundPlan(4)) for _ in range(3)]
         control.close()
     for round_ in rounds:
