@@ -199,8 +199,10 @@ class Session:
 
         if outcome.failing:
             self._failures[cell] = text(checks)
+            # a sound measurement that lacks a metric will lack it again: that is a failure
             invalid = all(check.verdict is Verdict.INVALID for check in outcome.failing)
-            return Judgement(failure=self._failures[cell], not_measured=invalid)
+            not_measured = invalid and bool(self._measured[cell].problems)
+            return Judgement(failure=self._failures[cell], not_measured=not_measured)
         if outcome.notable:
             self._notices.append(text(outcome.notable))
         return Judgement(
