@@ -477,7 +477,8 @@ def _is_unmeasured(check: Check, known: CellRun) -> bool:
     measurement = known.measurement
     if check.verdict is not Verdict.INVALID or measurement is None:
         return check.verdict is Verdict.INVALID
-    return bool(measurement.problems or measurement.overload or check.value is None)
+    # a sound measurement that lacks a metric will lack it again: that is a failure
+    return bool(measurement.problems or measurement.overload)
 
 
 def _joined(known: tuple[str, ...], checks: Sequence[Check]) -> tuple[str, ...]:

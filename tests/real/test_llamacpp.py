@@ -63,7 +63,7 @@ def test_without_a_drafter_each_step_yields_a_token(gate: Gate) -> None:
 
 def test_a_batch_larger_than_its_slots_is_not_measured(gate: Gate) -> None:
     run = gate.run(target("llamacpp", "none"), BATCH_SIZE + 1, categories=("qa",))
-    run.result.assert_outcomes(failed=1)
+    run.result.assert_outcomes(errors=1)
     run.result.stdout.fnmatch_lines(["*batch size 9: llamacpp computes 8 requests at once*"])
 
 
