@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import pytest
 
 STATE_FOLDER = ".speedbench"
-TEMPORARY_FAILURE = 75
+EX_TEMPFAIL = 75
 """Exit status (EX_TEMPFAIL of sysexits.h) of a run in which no check failed, but something could not be measured."""
 _FAILED, _INTERRUPTED = 1, 2
 """pytest's exit statuses."""
@@ -329,7 +329,7 @@ class Session:
         if status == 0 and not self._saved:
             return _FAILED
         if status == _FAILED and self._saved and self._failed and all(self._failed.values()):
-            return TEMPORARY_FAILURE
+            return EX_TEMPFAIL
         return status
 
     def result(self) -> RunResult:
