@@ -54,6 +54,8 @@ class Conditions:
     engine_args: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables in force that can change what an engine does, secrets masked."""
+    driver: str | None = None
+    """Version of the accelerators' driver; None where it is not known."""
     rounds: int = 1
     tokenization: str = ""
     counter_source: str | None = None

@@ -29,6 +29,8 @@ _CLIENT_LATE_S = 0.02
 """Lateness (p99) of the client's event loop in seconds: above it, a note."""
 _OTHER_PROCESSES_BUSY = 0.05
 """Share of the processors' time that went to neither engine nor client: above it in any round, a note."""
+_THROTTLED = 0.01
+"""Share of a round in which a limit held the accelerator below its clocks: above it in any round, a note."""
 _FIRST_ARRIVAL_TOKENS = 1.5
 """Mean tokens of a request's first arrival: above it, a note. 1 where a server sends the first token by itself."""
 _ACCEPTANCE = tuple(name for name, metric in METRICS.items() if metric.kind == ACCEPTANCE)
@@ -337,6 +339,13 @@ def _notes(method: Method | str, rounds: Sequence[MeasuredRound], pooled: StepCo
             f"other processes took {max(others):.0%} of these processors in a round ({fmean(others):.0%} of all "
             "rounds): an unchanged engine is slower then"
         )
+    for limit in dict.fromkeys(limit for round_ in rounds for limit in round_.throttled):
+        shares = [round_.throttled.get(limit, 0.0) for round_ in rounds]
+        if max(shares) > _THROTTLED:
+            notes.append(
+                f"the accelerator was throttled ({limit} limit) for {max(shares):.0%} of a round ({fmean(shares):.0%} of "
+                "all rounds): an unchanged engine is slower then"
+            )
     streamed = sum(round_.streamed_tokens for round_ in rounds)
     usage = sum(tally.output_tokens for round_ in rounds for tally in round_.tallies)
     if streamed != usage:

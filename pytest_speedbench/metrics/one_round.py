@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pytest_speedbench.catalogue import METRICS
 from pytest_speedbench.data.prompts import Prompt
@@ -69,6 +69,9 @@ class MeasuredRound:
     client_busy: float
     loop_lag_s_p99: float
     other_processes_busy: float | None
+    throttled: Mapping[str, float] = field(default_factory=dict)
+    """Share of the round, 0..1, in which a limit (`power`, `thermal`, `board`) held the accelerator below its clocks; empty
+    where that is not known."""
 
 
 def measure_round(method: Method | str, round_: RoundRecord, prompts: Sequence[Prompt]) -> MeasuredRound:

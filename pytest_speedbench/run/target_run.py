@@ -15,7 +15,9 @@ from pytest_speedbench.cells import Cell, Plan
 from pytest_speedbench.data.prompts import Dataset, Prompt
 from pytest_speedbench.engines.base import Engine, Hardware
 from pytest_speedbench.engines.control import Control
-from pytest_speedbench.engines.launch.environment import environment_in_force
+from pytest_speedbench.engines.launch.environment import environment_in_force, environment_of
+from pytest_speedbench.engines.launch.hardware import nvidia_cards
+from pytest_speedbench.engines.launch.nvidia_driver import NvidiaDriver
 from pytest_speedbench.engines.launch.process import EngineProcess, describe_exit, start
 from pytest_speedbench.errors import EngineError
 from pytest_speedbench.gate.baseline import Conditions
@@ -74,6 +76,7 @@ class TargetRun:
         self._warm: set[Cell] = set()
         self._prepared: dict[tuple[object, ...], Prepared] = {}
         """Prompts as they go out; further turns are tokenized by the engine that runs."""
+        self._driver = NvidiaDriver(())
         self._process: EngineProcess | None = None
         self._control: Control | None = None
         self._start_failure: str | None = None
@@ -158,6 +161,7 @@ class TargetRun:
             dataset="sample" if settings.data is None else settings.data.name,
             rounds=settings.rounds,
             environment=environment_in_force(target),
+            driver=self._driver.version,
         )
 
     def forget_failure(self) -> None:
@@ -211,6 +215,8 @@ class TargetRun:
             control.require_ready(self._engine.ready_path)
         self.version = self._engine.version(control)
         self.hardware = self._engine.hardware(control)
+        if target.url is None:
+            self._driver = NvidiaDriver(nvidia_cards(self.hardware, environment_of(target)))
         return control
 
     def _key(self, cell: Cell, plan: Plan) -> tuple[object, ...]:
@@ -249,6 +255,7 @@ class TargetRun:
         self, cell: Cell, control: Control, prepared: Prepared, label: str, *, warmup: int
     ) -> MeasuredRound:
         conversations = conversations_of(cell, len(prepared.prompts))
+        before = self._driver.held_down()
         record = record_round(
             self._engine,
             control,
@@ -259,7 +266,8 @@ class TargetRun:
             progress=self._progress(label),
             watch_others=self._process is not None,
         )
-        return measure_round(self._engine.method, record, prepared.prompts)
+        throttled = self._driver.held_down().shares_since(before)
+        return replace(measure_round(self._engine.method, record, prepared.prompts), throttled=throttled)
 
     def _died(self) -> str | None:
         code = self._process.exit_code() if self._process is not None else None

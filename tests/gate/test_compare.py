@@ -406,6 +406,22 @@ def test_an_environment_that_changed_is_shown_variable_by_variable() -> None:
     assert found.differs == ("environment CUDA_VISIBLE_DEVICES none -> 0", "environment VLLM_X 0 -> 1")
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "differs"),
+    [
+        ("570.1", "580.2", ("driver 570.1 -> 580.2",)),
+        (None, "580.2", ()),
+        ("570.1", None, ()),
+    ],
+)
+def test_a_driver_differs_where_both_are_known(
+    before: str | None, now: str | None, differs: tuple[str, ...]
+) -> None:
+    baseline = baseline_of(conditions=replace(CONDITIONS, driver=before))
+    found = check("output_tps", measurement(), baseline, conditions=replace(CONDITIONS, driver=now))
+    assert found.differs == differs
+
+
 def test_another_way_of_streaming_is_shown_with_throughput() -> None:
     def streamed(first: float, later: float) -> Measurement:
         return measurement(metrics={"first_arrival_tokens": first, "tokens_per_arrival": later})

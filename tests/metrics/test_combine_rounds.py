@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -8,8 +9,9 @@ from pytest_speedbench.catalogue import UNITS
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.engines.base import Counters
 from pytest_speedbench.load.records import Arrivals, RequestRecord, RoundRecord
-from pytest_speedbench.metrics.combine_rounds import mean_over_categories
+from pytest_speedbench.metrics.combine_rounds import combine, mean_over_categories
 from pytest_speedbench.metrics.measurement import Measurement, RoundFigures
+from pytest_speedbench.metrics.one_round import measure_round
 from tests.metrics.records import build, counters, prompt, request, round_of
 
 CELL = Cell("qualitative", "coding", 1)
@@ -195,6 +197,18 @@ def test_a_machine_shared_with_others_is_told() -> None:
         "other processes took 18% of these processors in a round (10% of all rounds): an unchanged engine is slower then",
     )
     assert beside(0.05) == beside(None) == ()
+
+
+def test_an_accelerator_that_was_throttled_is_noted_by_limit() -> None:
+    def throttled(*rounds: Mapping[str, float]) -> tuple[str, ...]:
+        sound = measure_round("eagle3", round_of(request()), [prompt()])
+        return combine(CELL, "eagle3", [replace(sound, throttled=shares) for shares in rounds]).notes
+
+    assert throttled({"power": 0.0, "thermal": 0.01}, {"power": 0.43, "thermal": 0.0}) == (
+        "the accelerator was throttled (power limit) for 43% of a round (22% of all rounds): an unchanged engine is slower "
+        "then",
+    )
+    assert throttled({}, {}) == ()
 
 
 def test_a_request_that_was_never_sent_is_a_problem() -> None:

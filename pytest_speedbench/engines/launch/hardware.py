@@ -51,10 +51,20 @@ def accelerators(python: str | None = None, environment: Mapping[str, str] | Non
         environment: what the engine will run in; None for that of this process.
     """
     environment = os.environ if environment is None else environment
-    devices = _nvidia(_output(["nvidia-smi", "-L"]))
-    if devices:
-        return _visible(devices, environment.get("CUDA_VISIBLE_DEVICES"))
+    if devices := _visible(environment):
+        return tuple(device.name for device in devices)
     return _lines(_output([python, "-c", _TORCH], environment)) if python else ()
+
+
+def nvidia_cards(hardware: Hardware, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """UUIDs of the NVIDIA cards, whole or a slice of each, that an engine launched here computes on; empty if there are none.
+
+    Args:
+        hardware: what the engine says that it computes on.
+        environment: what it runs in.
+    """
+    of_engine = [device.card for device in _visible(environment) if device.name in hardware.accelerator]
+    return tuple(dict.fromkeys(of_engine[: hardware.count]))
 
 
 def launched(names: Sequence[str], count: int) -> Hardware:
@@ -93,40 +103,43 @@ class _Device:
 
     name: str
     uuid: str
+    card: str
+    """UUID of the card that it is, or is a slice of."""
 
 
 def _nvidia(listing: str) -> tuple[_Device, ...]:
     """The devices that `nvidia-smi -L` lists; of a card that is split, its slices instead of the card."""
     devices: list[_Device] = []
-    card = ""
+    card = uuid = ""
     for line in listing.splitlines():
         if found := _CARD.match(line):
-            card = found["name"]
-            devices.append(_Device(card, found["uuid"]))
+            card, uuid = found["name"], found["uuid"]
+            devices.append(_Device(card, uuid, uuid))
         elif found := _SLICE.match(line):
             if devices and devices[-1].name == card:
                 devices.pop()
-            devices.append(_Device(f"{card} MIG {found['profile']}", found["uuid"]))
+            devices.append(_Device(f"{card} MIG {found['profile']}", found["uuid"], uuid))
     return tuple(devices)
 
 
-def _visible(devices: tuple[_Device, ...], chosen: str | None) -> tuple[str, ...]:
-    """Names of the devices that `CUDA_VISIBLE_DEVICES` lists, by number or by the beginning of a UUID.
+def _visible(environment: Mapping[str, str]) -> tuple[_Device, ...]:
+    """The NVIDIA devices of this machine that `CUDA_VISIBLE_DEVICES` lists, by number or by the beginning of a UUID.
 
     A list that names a device which is not there keeps them all: it is CUDA's to refuse.
     """
-    names = tuple(device.name for device in devices)
+    devices = _nvidia(_output(["nvidia-smi", "-L"]))
+    chosen = environment.get("CUDA_VISIBLE_DEVICES")
     if not chosen:
-        return names
-    visible: list[str] = []
+        return devices
+    visible: list[_Device] = []
     for part in chosen.split(","):
         wanted = part.strip()
         if wanted.isdigit():
-            found = names[int(wanted) : int(wanted) + 1]
+            found = devices[int(wanted) : int(wanted) + 1]
         else:
-            found = tuple(device.name for device in devices if wanted and device.uuid.startswith(wanted))
+            found = tuple(device for device in devices if wanted and device.uuid.startswith(wanted))
         if not found:
-            return names
+            return devices
         visible.append(found[0])
     return tuple(visible)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_speedbench.engines.launch.hardware import accelerators, attached, launched
+from pytest_speedbench.engines.base import Hardware
+from pytest_speedbench.engines.launch.hardware import accelerators, attached, launched, nvidia_cards
 from pytest_speedbench.settings.target import Target
 
 CARDS = """\
@@ -69,6 +70,29 @@ def test_a_slice_is_not_filed_as_its_card(nvidia_smi: Listing, monkeypatch: pyte
     nvidia_smi(SLICES)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a28a-2")
     assert launched(accelerators(), 1).key == "NVIDIA H100 80GB HBM3 MIG 1g.10gb x 1"
+
+
+@pytest.mark.parametrize(
+    ("listing", "visible", "hardware", "cards"),
+    [
+        (
+            CARDS,
+            "1,0",
+            Hardware("NVIDIA H100 80GB HBM3 + NVIDIA A100-SXM4-40GB", 2),
+            ("GPU-bbbb-2", "GPU-aaaa-1"),
+        ),
+        (CARDS, "0,1", Hardware("NVIDIA A100-SXM4-40GB", 1), ("GPU-aaaa-1",)),
+        (SLICES, "0,1", Hardware(f"{LARGE} + {SMALL}", 2), ("GPU-aaaa-1",)),
+        (SLICES, "2", Hardware(f"{SMALL}+me", 1), ("GPU-bbbb-2",)),
+        (CARDS, "0", Hardware("AMD EPYC 9654 96-Core Processor, 8 cores"), ()),
+    ],
+    ids=["both", "one", "slices of one card", "a slice", "an engine on the CPU"],
+)
+def test_the_cards_that_an_engine_computes_on(
+    nvidia_smi: Listing, listing: str, visible: str, hardware: Hardware, cards: tuple[str, ...]
+) -> None:
+    nvidia_smi(listing)
+    assert nvidia_cards(hardware, {"CUDA_VISIBLE_DEVICES": visible}) == cards
 
 
 @pytest.mark.parametrize(
