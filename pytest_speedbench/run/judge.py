@@ -199,7 +199,7 @@ def measured(ledger: Ledger, cell: Cell, role: Role = Role.MAIN) -> Measurement:
     else:
         measurement, error = known.sides[role].measurement, known.sides[role].error
     if measurement is None:
-        raise NotMeasured(f"{cell.id}: {error or 'not measured'}")
+        raise NotMeasured(f"{cell.id} was not measured: {error or 'no test asked for it'}")
     return measurement
 
 

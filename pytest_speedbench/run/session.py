@@ -87,6 +87,7 @@ class Session:
         self._warnings: list[str] = []
         self._messages: list[str] = []
         self._interrupted = False
+        self._saved = True
         self._sigterm: Any = None
 
     # before anything is launched
@@ -298,7 +299,7 @@ class Session:
                 self._messages.append(str(error))
 
     def finish(self, status: int) -> None:
-        """Store what is to be stored, and tell other plugins what was measured.
+        """Store what is to be stored.
 
         Args:
             status: pytest's exit status so far.
@@ -307,13 +308,18 @@ class Session:
             return
         self._interrupted = status == _INTERRUPTED
         self._saved = self._save(status) if self.settings.save else True
+
+    def announce(self) -> None:
+        """Call the hooks that others have for what was measured: every figure is final now."""
+        if self._schedule is None:
+            return
         for known in self._shown_cells():
             if known.measurement is not None:
                 self._config.hook.pytest_speedbench_measured(
                     config=self._config, measurement=replace(known.measurement, metrics=known.metrics)
                 )
-
-    _saved = True
+        if self.used:
+            self._config.hook.pytest_speedbench_finished(config=self._config, result=self.result())
 
     def note_written(self, message: str, *, failed: bool) -> None:
         """Note what became of a report."""
@@ -390,8 +396,9 @@ class Session:
     def _save(self, status: int) -> bool:
         assert self._schedule is not None and self._judge is not None
         why_not = None
-        if self._failed:
-            why_not = f"{counted(len(self._failed), 'test')} failed"
+        failed = sum(len(self._ledger[cell].failures) for cell in self._ledger)
+        if failed:
+            why_not = f"{counted(failed, 'gated test')} failed"
         elif status not in (0, 1):
             why_not = "the run did not end by itself"
         asked = [cell for cell in self._ledger if self._ledger[cell].asked_by]
