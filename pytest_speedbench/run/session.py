@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_speedbench import data, engines
 from pytest_speedbench.cells import Cell, Plan, in_grid_order
 from pytest_speedbench.data.prompts import Dataset
-from pytest_speedbench.errors import EngineError, SpeedBenchError
+from pytest_speedbench.errors import EngineError, NotMeasured, SpeedBenchError
 from pytest_speedbench.gate.check import Check, Verdict
 from pytest_speedbench.gate.explain.break_even import break_evens_of
 from pytest_speedbench.gate.store import load
@@ -82,6 +82,7 @@ class Session:
         self._failed: dict[str, bool] = {}
         """Node ids of failed tests, and whether they failed only because something could not be measured."""
         self._failures: dict[str, str] = {}
+        self._reasons: dict[str, Cell] = {}
         self._billed_s: dict[Cell, float] = {}
         self._others_s: dict[str, float] = {}
         self._warnings: list[str] = []
@@ -162,7 +163,7 @@ class Session:
             test: node id of the test that asks.
 
         Raises:
-            NotMeasured: an engine could not be started, or is gone; says why, in full once.
+            NotMeasured: an engine could not be started, or is gone; says why, in full for the first cell.
         """
         assert self._schedule is not None
         known = self._ledger[cell]
@@ -175,7 +176,8 @@ class Session:
             self._ledger.unsettle_invalid(cell)
         with self._billing(cell, test):
             self._schedule.measure(cell, test)
-        measured(self._ledger, cell)
+        with self._said_once(cell):
+            measured(self._ledger, cell)
         return self._ledger[cell]
 
     def judge(self, cell: Cell, metrics: Sequence[str], test: str) -> Judgement:
@@ -192,7 +194,7 @@ class Session:
         assert self._judge is not None
         if self.settings.save and not cell.is_mean:
             refuse_unfit(self._ledger, cell, self.settings.target.method)
-        with self._billing(cell, test):
+        with self._billing(cell, test), self._said_once(cell):
             for metric in metrics:
                 self._judge.settle(cell, metric)
         known = self._ledger[cell]
@@ -236,6 +238,19 @@ class Session:
         assert self._schedule is not None
         self._schedule.start_main()
         return RunningEngine(self._schedule)
+
+    @contextmanager
+    def _said_once(self, cell: Cell) -> Iterator[None]:
+        """Shorten the reason why a cell was not measured where another cell's test has given it in full."""
+        try:
+            yield
+        except NotMeasured as error:
+            first = self._reasons.setdefault(error.reason, cell)
+            if first == cell:
+                raise
+            gist = error.reason.partition("\n")[0]
+            text = f"{cell.id} was not measured, for the reason that {first.id} gives: {gist}"
+            raise NotMeasured(text, error.reason) from None
 
     @contextmanager
     def _billing(self, cell: Cell, test: str) -> Iterator[None]:

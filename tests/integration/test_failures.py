@@ -151,7 +151,8 @@ def test_engine_dies_at_start(run: Run) -> None:
             "*reference*exited with code 2*",
             "*--no-such-option*",
             "*unrecognized arguments: --no-such-option*",
-            "*reference did not start; the first failure of this run says why",
+            "qualitative-qa-bs2 was not measured, for the reason that qualitative-coding-bs2 gives: reference *",
+            "qualitative-mean-bs2 was not measured, for the reason that qualitative-coding-bs2 gives: *",
         ]
     )
     clean(result)

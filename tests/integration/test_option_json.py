@@ -60,8 +60,9 @@ def test_a_path_that_cannot_be_written_fails_the_run(pytester: pytest.Pytester, 
 
 def test_values_reach_junit_xml(pytester: pytest.Pytester, saved: Run) -> None:
     saved("--junit-xml=junit.xml")
-    properties = {
-        item.attrib["name"]: float(item.attrib["value"])
-        for item in ElementTree.parse(pytester.path / "junit.xml").iter("property")
-    }
-    assert 1 < properties["speedbench_acceptance_length"] <= 4
+    case = next(ElementTree.parse(pytester.path / "junit.xml").iter("testcase"))
+    properties = {item.attrib["name"]: item.attrib["value"] for item in case.iter("property")}
+    assert 1 < float(properties["speedbench_acceptance_length"]) <= 4
+    assert properties["speedbench_acceptance_length_verdict"] == "pass"
+    assert float(properties["speedbench_acceptance_length_ratio"]) == 1
+    assert float(properties["speedbench_measuring_s"]) > 0
