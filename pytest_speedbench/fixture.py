@@ -94,9 +94,9 @@ class MeasuredCell:
     def measurement(self) -> Measurement:
         """All metrics, the prompts' own records, and what is wrong with them, if anything.
 
-        As they are now: a check that is inconclusive has more rounds measured.
+        As they are now: a check that is inconclusive has more rounds measured, and a metric is shown as it was judged.
         """
-        measurement = self._session.cell_run(self._cell).measurement
+        measurement = self._session.cell_run(self._cell).shown_measurement
         assert measurement is not None
         return measurement
 
@@ -163,10 +163,16 @@ class MeasuredCell:
             baseline=result.compared_with,
             log=result.log,
             save_command=result.save_command,
+            explained=judgement.explained,
         )
 
 
 def _fail(error: SpeedBenchError) -> NoReturn:
-    """Fail the test with a message and no traceback; why it failed stays with the failure as its cause."""
+    """Fail the test with a message and no traceback; why it failed stays with the failure as its context.
+
+    Not as its cause: pytest would print the same text twice.
+    """
     __tracebackhide__ = True
-    raise pytest.fail.Exception(str(error), pytrace=False) from error
+    failure = pytest.fail.Exception(str(error), pytrace=False)
+    failure.__context__ = error
+    raise failure from None

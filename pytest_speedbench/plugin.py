@@ -272,8 +272,8 @@ def pytest_runtest_makereport(
     if report.failed:
         from pytest_speedbench.errors import NotMeasured
 
-        cause = None if call.excinfo is None else call.excinfo.value.__cause__
-        not_measured = isinstance(cause, NotMeasured)
+        context = None if call.excinfo is None else call.excinfo.value.__context__
+        not_measured = isinstance(context, NotMeasured)
         session.note_failure(item.nodeid, cell, _shown(report), not_measured=not_measured)
         crash = getattr(report.longrepr, "reprcrash", None)
         if _is_gated(item) and crash is not None:
@@ -331,7 +331,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     from pytest_speedbench.report.terminal import summary
 
     terminalreporter.section("speedbench")
-    for text, color in summary(ours.result()):
+    for text, color in summary(ours.result(), config.get_verbosity()):
         terminalreporter.write_line(text, **({color: True} if color else {}))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_speedbench.catalogue import UNITS
 from pytest_speedbench.files import write_whole
-from pytest_speedbench.report.sensitivity_text import seen
+from pytest_speedbench.report.sensitivity_text import power
 from pytest_speedbench.report.terminal import notices
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def write(path: Path, result: RunResult) -> None:
 
 def document(result: RunResult) -> dict[str, Any]:
     """The document, as plain JSON data."""
-    found, unseeing = seen(result.cells)
+    found, weak = power(result.cells)
     return {
         "schema_version": SCHEMA_VERSION,
         "target": {**asdict(result.target), "engine_args": list(result.target.engine_args)},
@@ -53,7 +53,7 @@ def document(result: RunResult) -> dict[str, Any]:
         "break_evens": [_plain(each) for each in result.break_evens],
         "pareto_curves": [_plain(curve) for curve in result.pareto_curves],
         "detectable_losses": [_plain(each) for each in found],
-        "blind_checks": [_plain(each) for each in unseeing],
+        "blind_checks": [_plain(each) for each in weak],
         "cells": [_cell(cell) for cell in result.cells],
     }
 

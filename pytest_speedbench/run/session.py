@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 from pytest_speedbench import data, engines
 from pytest_speedbench.cells import Cell, Plan, in_grid_order
 from pytest_speedbench.data.prompts import Dataset
-from pytest_speedbench.errors import EngineError, SpeedBenchError
+from pytest_speedbench.errors import EngineError, NotMeasured, SpeedBenchError
 from pytest_speedbench.gate.check import Check, Verdict
 from pytest_speedbench.gate.explain.break_even import break_evens_of
 from pytest_speedbench.gate.store import load
 from pytest_speedbench.load.progress import Progress, wanted
 from pytest_speedbench.metrics.pareto import pareto_curves
 from pytest_speedbench.run.judge import Judge, measured, refuse_unfit
-from pytest_speedbench.run.ledger import CellRun, Ledger, Role, Side
-from pytest_speedbench.run.outcome import outcome_of
+from pytest_speedbench.run.ledger import CellRun, Explanation, Ledger, Role, Side
+from pytest_speedbench.run.outcome import explanations, outcome_of
 from pytest_speedbench.run.provenance import provenance
 from pytest_speedbench.run.results import RunResult
 from pytest_speedbench.run.running_engine import RunningEngine
@@ -56,6 +56,8 @@ class Judgement:
     """Why the cell cannot become a baseline, where it was to be saved; the test fails."""
     not_measured: bool = False
     """Whether everything that fails it is invalid: nothing is known of the engine, and it is safe to try again."""
+    explained: Mapping[Explanation, Cell] = field(default_factory=dict)
+    """What failures of other cells have explained before, and which cells those are."""
 
 
 class Session:
@@ -174,8 +176,10 @@ class Session:
             self._ledger.unsettle_invalid(cell)
         with self._billing(cell, test):
             self._schedule.measure(cell, test)
-        measured(self._ledger, cell)
-        return self._ledger[cell]
+        known = self._ledger[cell]
+        if known.measurement is None:
+            raise NotMeasured(f"{cell.id}: {self._error(known)}")
+        return known
 
     def judge(self, cell: Cell, metrics: Sequence[str], test: str) -> Judgement:
         """Judge metrics of a measured cell, and decide what the test has to do about it.
@@ -215,10 +219,36 @@ class Session:
                 config=self._config, cell=cell, check=known.settled[metric]
             )
         if outcome.failing:
+            known = self._ledger[cell]
             unmeasured = all(_is_unmeasured(check, known) for check in outcome.failing)
-            return Judgement(outcome.failing, not_measured=unmeasured)
+            explained = self._explained(cell, outcome.failing)
+            return Judgement(outcome.failing, not_measured=unmeasured, explained=explained)
         reasons = (reason for check in outcome.skipping for reason in check.reasons)
         return Judgement(skip="; ".join(reasons) or None)
+
+    def _error(self, known: CellRun) -> str:
+        """Why a cell was not measured; its first line alone where another test has shown it already."""
+        error = known.error or "not measured"
+        for cell in self._ledger:
+            if cell != known.cell and any(error in text for text in self._ledger[cell].failures.values()):
+                return f"{error.splitlines()[0]}, as in {cell.id}"
+        return error
+
+    def _explained(self, cell: Cell, checks: Sequence[Check]) -> Mapping[Explanation, Cell]:
+        """What failures of other cells explain already; the rest is noted as explained by this one."""
+        if self._config.get_verbosity() > 0:
+            return {}
+        wanted = explanations(self._ledger[cell], checks)
+        before = {
+            each: other
+            for other in self._ledger
+            if other != cell
+            for each in self._ledger[other].explained
+            if each in wanted
+        }
+        new = (each for each in wanted if each not in before)
+        self._ledger.update(cell, explained=tuple(dict.fromkeys((*self._ledger[cell].explained, *new))))
+        return before
 
     def cell_run(self, cell: Cell) -> CellRun:
         """What is known of a cell now."""
@@ -308,9 +338,9 @@ class Session:
         self._interrupted = status == _INTERRUPTED
         self._saved = self._save(status) if self.settings.save else True
         for known in self._shown_cells():
-            if known.measurement is not None:
+            if known.shown_measurement is not None:
                 self._config.hook.pytest_speedbench_measured(
-                    config=self._config, measurement=replace(known.measurement, metrics=known.metrics)
+                    config=self._config, measurement=known.shown_measurement
                 )
 
     _saved = True

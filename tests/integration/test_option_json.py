@@ -1,4 +1,4 @@
-"""`--speedbench-json` writes everything for machines; `--speedbench-report` a page for people."""
+"""`--speedbench-json` writes everything for machines."""
 
 from __future__ import annotations
 
@@ -39,16 +39,6 @@ def test_an_invalid_cell_is_in_it_too(pytester: pytest.Pytester, run: Run) -> No
     assert cell["problems"]
     assert cell["verdicts"]["acceptance_length"]["verdict"] == "invalid"
     assert "acceptance_length" in cell["missing"]
-
-
-def test_the_page_has_the_table_and_the_failures(pytester: pytest.Pytester, saved: Run) -> None:
-    saved("--speedbench-report=report.md", "--speedbench-engine-arg=--draft-quality=0.8")
-    text = (pytester.path / "report.md").read_text()
-    assert "## reference-draft_model-k3" in text
-    assert "Sample prompts (bundled, not SPEED-Bench)" in text
-    assert "qualitative-coding-bs2" in text
-    assert "### What failed" in text
-    assert "cause: drafter" in text
 
 
 def test_a_path_that_cannot_be_written_fails_the_run(pytester: pytest.Pytester, saved: Run) -> None:
