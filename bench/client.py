@@ -1,6 +1,6 @@
 """What a stream client costs and how late it is: the plugin's own beside those of others, on one loopback server.
 
-    python -m bench.client [--repeats 3] [--clients ours,ours2,aiohttp,vllm,sglang,guidellm,aiperf]
+    python -m bench.client [--repeats 3] [--clients ours,aiohttp,vllm,sglang,guidellm,aiperf]
 
 Run from the root of the checkout. The same server, the same streams, each client in turn, `--repeats` times; prints
 Markdown tables. Clients that are not installed are installed into the cache that `tests/real/install.py` uses
@@ -36,7 +36,6 @@ from pytest_speedbench.selftest.server import Loopback, Sent, serving
 
 CLIENTS: dict[str, Callable[[argparse.Namespace], Client]] = {
     "ours": lambda options: peers.ours(),
-    "ours2": lambda options: peers.ours(processes=2),
     "aiohttp": lambda options: peers.parse_at_once(),
     "vllm": lambda options: peers.vllm(),
     "sglang": lambda options: peers.sglang(),
@@ -127,9 +126,11 @@ def main() -> None:
             try:
                 for load in options.loads:
                     run = measure(client, load.streams, round(load.rate * options.seconds), load.rate)
-                    rows.setdefault((client.name, load), []).append(run)
                     done = f"{repeat + 1}/{options.repeats} {client.name}, {load}"
                     _say(f"{done}: {run.cpu_us_per_chunk:.1f} us a chunk")
+                    if run.told.problems:
+                        raise RuntimeError(f"{load}: {'; '.join(run.told.problems)}")
+                    rows.setdefault((client.name, load), []).append(run)
             except RuntimeError as error:
                 left_out.append(f"{client.name}, run {repeat + 1}: {error}")
     print(heading(options, clients, load_average))

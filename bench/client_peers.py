@@ -64,12 +64,11 @@ class Client:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def ours(processes: int = 1) -> Client:
+def ours() -> Client:
     """The plugin's client."""
     from pytest_speedbench import __version__
 
-    name = "ours" if processes == 1 else f"ours, {processes} processes"
-    return _own(name, "ours", __version__, "--processes", str(processes))
+    return _own("ours", "ours", __version__)
 
 
 def parse_at_once() -> Client:
@@ -193,13 +192,12 @@ def aiperf(python: Path | None = None) -> Client:
     return Client("aiperf", _version(python, "aiperf"), command, read)
 
 
-def _own(name: str, program: str, version: str, *arguments: str) -> Client:
+def _own(name: str, program: str, version: str) -> Client:
     def command(run: Run) -> list[str]:
         return [
             *(sys.executable, "-m", "bench.client_programs", program, "--url", run.url),
             *("--streams", str(run.streams), "--chunks", str(run.chunks)),
             *("--out", str(run.folder / "result.json")),
-            *arguments,
         ]
 
     def read(run: Run, said: str) -> Told:

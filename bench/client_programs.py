@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 
-def ours(url: str, streams: int, chunks: int, processes: int = 1) -> dict[str, Any]:
+def ours(url: str, streams: int, chunks: int) -> dict[str, Any]:
     """The plugin's own client and metrics, from prompts to the finished measurement of a cell.
 
     When each token came is to be called for: to lay it out is no part of what a measurement takes.
@@ -27,7 +27,7 @@ def ours(url: str, streams: int, chunks: int, processes: int = 1) -> dict[str, A
     from pytest_speedbench.engines.reference.engine import ReferenceEngine
     from pytest_speedbench.load.conversation import prepare
     from pytest_speedbench.load.driver import run_round
-    from pytest_speedbench.load.processes import run_round_shared
+    from pytest_speedbench.load.plan import RoundPlan
     from pytest_speedbench.metrics.combine_rounds import combine
     from pytest_speedbench.metrics.one_round import measure_round
     from pytest_speedbench.settings.target import Sampling, Target
@@ -36,10 +36,7 @@ def ours(url: str, streams: int, chunks: int, processes: int = 1) -> dict[str, A
     prompts = [Prompt(f"stream {number}", "mixed", ("Say yes.",)) for number in range(streams)]
     with closing(Control(url)) as control:
         prepared = prepare(engine, control, prompts, Sampling(chunks))
-        if processes == 1:
-            record = run_round(engine, url, prepared, streams)
-        else:
-            record = run_round_shared(engine, url, prepared, streams, processes=processes)
+        record = run_round(engine, url, prepared, RoundPlan(streams))
     measurement = combine(
         Cell("throughput_1k", "mixed", streams), "none", [measure_round("none", record, prompts)]
     )
@@ -117,10 +114,9 @@ def main() -> None:
     parser.add_argument("--streams", type=int, required=True)
     parser.add_argument("--chunks", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--processes", type=int, default=1, help="of the plugin's")
     options = parser.parse_args()
     what = (options.url, options.streams, options.chunks)
-    told = ours(*what, options.processes) if options.client == "ours" else asyncio.run(parse_at_once(*what))
+    told = ours(*what) if options.client == "ours" else asyncio.run(parse_at_once(*what))
     writing_s = -time.process_time()
     if callable(told["arrived_s"]):
         told["arrived_s"] = told["arrived_s"]()

@@ -39,7 +39,8 @@ from pytest_speedbench.engines.control import Control
 from pytest_speedbench.engines.launch.process import start
 from pytest_speedbench.engines.vllm import VllmEngine
 from pytest_speedbench.load.conversation import Prepared, prepare
-from pytest_speedbench.load.rounds import measure_rounds
+from pytest_speedbench.load.plan import RoundPlan
+from pytest_speedbench.load.rounds import record_round
 from pytest_speedbench.metrics.combine_rounds import combine
 from pytest_speedbench.metrics.one_round import measure_round
 from pytest_speedbench.settings.target import Sampling
@@ -83,7 +84,7 @@ class Server:
         """One round of the plugin's."""
         with closing(Control(self._url)) as control:
             prepared = self._prepared(control)
-            (record,) = measure_rounds(self._engine, control, prepared, batch_size)
+            record = record_round(self._engine, control, prepared, RoundPlan(batch_size))
         method = self._target.method
         measured = measure_round(method, record, self._prompts)
         measurement = combine(Cell(QUALITATIVE, MEAN, batch_size), method, [measured])

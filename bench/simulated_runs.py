@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_speedbench import files
 from pytest_speedbench.cells import MEAN, Cell
-from pytest_speedbench.gate.baseline import Baseline, Conditions, merge
+from pytest_speedbench.gate.baseline import Baseline, Conditions, Reference, merge
 from pytest_speedbench.gate.sequential import Measured, Rule
+from pytest_speedbench.gate.store import load
 from pytest_speedbench.metrics.measurement import Measurement, PromptTally, RoundFigures
 from pytest_speedbench.speed_bench import DOMAINS, QUALITATIVE, prompts_per_category
 
@@ -173,7 +173,7 @@ class Batch:
 
     def _baseline(self) -> Baseline:
         measurements = [self._measurement(cell, self.before, BASELINE_ROUNDS) for cell in self.cells]
-        return merge("simulated", None, measurements, CONDITIONS, HARDWARE)
+        return merge("simulated", None, measurements, CONDITIONS, HARDWARE).baseline
 
     def _measurement(self, cell: Cell, side: Rounds, rounds: int) -> Measurement:
         index = self.cells.index(cell)
@@ -237,6 +237,13 @@ def _rounds(
 @cache
 def tokens_per_step(category: str) -> tuple[float, ...]:
     """Of each recorded prompt of a category."""
-    document = files.load(RECORDED)
-    prompts = document["acceptance"][Cell(QUALITATIVE, category, 1).id]["prompts"]
-    return tuple((prompt["tokens"] - prompt["requests"]) / prompt["steps"] for prompt in prompts)
+    found = _recorded().find("acceptance_length", Cell(QUALITATIVE, category, 1), "")
+    assert isinstance(found, Reference)
+    return tuple(tally.decode_tokens / tally.steps for tally in found.measurement.prompts if tally.steps)
+
+
+@cache
+def _recorded() -> Baseline:
+    baseline = load(RECORDED)
+    assert baseline is not None
+    return baseline

@@ -341,14 +341,7 @@ def any_regression(checks: Sequence[tuple[Cell, Check]]) -> bool:
 
 def cause_of(batch: Batch, cell: Cell, checks: Mapping[str, Check], measured: Measured) -> str:
     """The word for a cell's regressions."""
-    group = [
-        Compared(
-            measured.measurements[each],
-            batch.baseline.acceptance[each.id],
-            batch.baseline.throughput[HARDWARE][each.id],
-        )
-        for each in batch.cells
-    ]
+    group = [Compared.of(measured.measurements[each], batch.baseline, HARDWARE) for each in batch.cells]
     failed = [metric for metric, check in checks.items() if check.verdict is Verdict.REGRESSION]
     return explain(group[batch.cells.index(cell)], group, failed).word
 

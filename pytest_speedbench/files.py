@@ -6,8 +6,14 @@ import contextlib
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from pytest_speedbench.errors import SpeedBenchError
 
@@ -92,6 +98,30 @@ def load(path: Path) -> Any:
         RecursionError,
     ) as error:  # such as a list as a key, or the date 2026-13-45
         raise YamlFileError(f"{path}: {error}") from None
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock; another process that asks for it waits.
+
+    The lock is the folder's own (flock), so that no file is left behind. On a system without flock this is no lock.
+
+    Args:
+        folder: made where it is missing.
+
+    Raises:
+        OSError: it cannot be made or opened.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

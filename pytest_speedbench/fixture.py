@@ -42,14 +42,17 @@ class SpeedBench:
     def measure(self) -> MeasuredCell:
         """Measure the cell; once per session, however many tests ask.
 
-        Fails the test if the engine cannot be started. A measurement that cannot be trusted is returned as it
+        Raises:
+            pytest.fail.Exception: the engine could not be started, or is gone; an error of the test, not its failure.
+
+        A measurement that cannot be trusted is returned as it
         is, for its `problems` to be looked at; every assertion on it fails.
         """
         __tracebackhide__ = True
         try:
             self._session.measure(self.cell, self._item.nodeid)
         except SpeedBenchError as error:
-            _fail(error)
+            fail_with(error)
         return MeasuredCell(self.cell, self._plan, self._session, self._item)
 
 
@@ -106,14 +109,17 @@ class MeasuredCell:
         Args:
             name: for example `acceptance_length` or `ttft_s_p99`.
 
-        Fails the test if the measurement is invalid or has no such metric: a missing metric is never a pass.
+        Fails the test if the measurement has no such metric: a missing metric is never a pass.
+
+        Raises:
+            pytest.fail.Exception: the measurement is invalid, or has no such metric.
         """
         __tracebackhide__ = True
         if name not in UNITS:
             pytest.fail(f"no such metric: {name!r}; there are {', '.join(UNITS)}", pytrace=False)
         measurement = self.measurement
         if measurement.problems:
-            _fail(NotMeasured(f"{self._cell.id}: invalid measurement: {'; '.join(measurement.problems)}"))
+            fail_with(NotMeasured(f"{self._cell.id}: invalid measurement: {'; '.join(measurement.problems)}"))
         value = self._session.cell_run(self._cell).metrics.get(name)
         if value is None:
             reason = measurement.missing.get(name, "not measured")
@@ -145,12 +151,12 @@ class MeasuredCell:
         try:
             judgement = self._session.judge(self._cell, metrics, self._item.nodeid)
         except SpeedBenchError as error:
-            _fail(error)
+            fail_with(error)
         known = self._session.cell_run(self._cell)
         self._item.user_properties += properties(known, metrics)
         if judgement.failing:
             text = self._failure_text(judgement)
-            _fail(NotMeasured(text) if judgement.not_measured else SpeedBenchError(text))
+            fail_with(NotMeasured(text) if judgement.not_measured else SpeedBenchError(text))
         if judgement.skip:
             pytest.skip(judgement.skip)
 
@@ -167,11 +173,8 @@ class MeasuredCell:
         )
 
 
-def _fail(error: SpeedBenchError) -> NoReturn:
-    """Fail the test with a message and no traceback; why it failed stays with the failure as its context.
-
-    Not as its cause: pytest would print the same text twice.
-    """
+def fail_with(error: SpeedBenchError) -> NoReturn:
+    """Fail the test with a message and no traceback; the error stays as its context, for `plugin` to know its kind."""
     __tracebackhide__ = True
     failure = pytest.fail.Exception(str(error), pytrace=False)
     failure.__context__ = error

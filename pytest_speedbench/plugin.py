@@ -6,7 +6,7 @@ plugin installed and does not use it pays a few milliseconds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from pytest_speedbench.run.running_engine import RunningEngine
     from pytest_speedbench.run.session import Session
 
-_NAME_AN_ENGINE = "give --speedbench-engine=NAME (or --speedbench-target=NAME)"
+_NOT_WITH_XDIST = (
+    "--speedbench-engine does not go with pytest-xdist's -n: cells measured at the same time would "
+    "share one engine and falsify every batch size; leave out -n, or run these tests on their own with -n 0"
+)
+_REFUSAL: pytest.StashKey[str] = pytest.StashKey()
+"""Why this process may not measure, although an engine is named."""
 _SESSION: pytest.StashKey[Session | None] = pytest.StashKey()
 
 
@@ -30,7 +35,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Register every option and its ini twin."""
     group = parser.getgroup("speedbench", "SPEED-Bench: gate an LLM inference engine")
     for option in OPTIONS:
-        action = "store_true" if option.flag else "append" if option.repeatable else "store"
+        adds_up = option.repeatable or option.comma_list
+        action = "store_true" if option.flag else "append" if adds_up else "store"
         keywords: dict[str, Any] = {} if option.flag else {"metavar": option.metavar or option.name.upper()}
         group.addoption(
             option.option,
@@ -41,7 +47,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             **keywords,
         )
         if option.ini:
-            kind: Literal["linelist", "string"] = "linelist" if option.repeatable else "string"
+            kind: Any = option.ini_type
+            if option.number and pytest.version_tuple < (8, 4):
+                kind = "string"
             help_text = f"{option.help} (ini twin of {option.option})"
             parser.addini(f"speedbench_{option.field}", help_text, type=kind, default=None)
 
@@ -76,13 +84,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
     try:
         settings = read(config.rootpath, command_line, ini, engines.offer)
-        if settings is None or hasattr(config, "workerinput"):
+        if settings is None:
             return
-        if getattr(config.option, "numprocesses", None) or getattr(config.option, "tx", None):
-            raise SpeedBenchError(
-                "--speedbench-engine does not go with pytest-xdist's -n: cells measured at the same time would "
-                "share one engine and falsify every batch size; leave out -n, or run these tests on their own with -n 0"
-            )
+        if hasattr(config, "workerinput"):
+            config.stash[_REFUSAL] = _NOT_WITH_XDIST
+            return
         from pytest_speedbench.run.session import Session
 
         config.stash[_SESSION] = Session(settings, config)
@@ -99,8 +105,13 @@ def _ini(config: pytest.Config, option: Option) -> tuple[Any, str, Path] | None:
     if not option.ini:
         return None
     name = f"speedbench_{option.field}"
-    value = config.getini(name)
-    if not value:
+    try:
+        value = config.getini(name)
+    except (TypeError, ValueError, pytest.UsageError):  # by version; what is allowed is ours to say
+        from pytest_speedbench.settings.ini import as_written
+
+        value = as_written(name, config.inipath, config.getoption("override_ini"))
+    if value is None or value == "" or value == []:
         return None
     base = config.inipath.parent if config.inipath else config.rootpath
     return value, f"{base / (config.inipath or base).name}: {name}", base
@@ -157,8 +168,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in gone]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Run nothing in a worker of pytest-xdist that may not measure."""
+    refused = session.config.stash.get(_REFUSAL, None) is not None and bool(session.shouldstop)
+    return True if refused else None
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Read and check data, baseline and targets, before anything is launched."""
+    refusal = session.config.stash.get(_REFUSAL, None)
+    if refusal is not None and any(map(_needs_engine, session.items)):
+        session.shouldstop = (
+            refusal  # of a worker of pytest-xdist: the controller stops the run, and shows this
+        )
     marked = [item for item in session.items if item.get_closest_marker(MARKER) is not None]
     if not marked:
         return
@@ -176,6 +199,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         if ours is not None and planned and not session.config.option.collectonly:
             ours.prepare(planned)
     except SpeedBenchError as error:
+        if hasattr(
+            session.config, "workerinput"
+        ):  # an error raised here would look like a crash of the worker
+            session.config.stash[_REFUSAL] = session.shouldstop = str(error)
+            return
         raise pytest.UsageError(str(error)) from None
 
 
@@ -187,6 +215,10 @@ def _narrowing(config: pytest.Config) -> Narrowing:
 
 def _is_gated(item: pytest.Item) -> bool:
     return MARKER in getattr(item, "fixturenames", ()) and item.get_closest_marker(MARKER) is not None
+
+
+def _needs_engine(item: pytest.Item) -> bool:
+    return _is_gated(item) or "speedbench_engine" in getattr(item, "fixturenames", ())
 
 
 def _is_narrowed_out(item: pytest.Item) -> bool:
@@ -204,13 +236,22 @@ def speedbench(request: pytest.FixtureRequest) -> SpeedBench:
             "mark it, such as @pytest.mark.speedbench(split='qualitative', batch_sizes=[1, 32])",
             pytrace=False,
         )
-    session = request.config.stash[_SESSION]
-    if session is None:
-        pytest.skip(f"no engine to measure: {_NAME_AN_ENGINE}")
+    session = _session(request.config, "measure")
     from pytest_speedbench.collection import plan_of
     from pytest_speedbench.fixture import SpeedBench
 
     return SpeedBench(cell, plan_of(request.node, cell, _narrowing(request.config)), session, request.node)
+
+
+def _session(config: pytest.Config, purpose: str) -> Session:
+    """The session of this run; without an engine, the test that asks for it is skipped."""
+    refusal = config.stash.get(_REFUSAL, None)
+    if refusal is not None:
+        pytest.fail(refusal, pytrace=False)
+    session = config.stash[_SESSION]
+    if session is None:
+        pytest.skip(f"no engine to {purpose}: give --speedbench-engine=NAME (or --speedbench-target=NAME)")
+    return session
 
 
 @pytest.fixture(scope="session")
@@ -219,16 +260,14 @@ def speedbench_engine(request: pytest.FixtureRequest) -> RunningEngine:
 
     It is started when first used; without --speedbench-engine or --speedbench-target the test is skipped.
     """
-    session = request.config.stash[_SESSION]
-    if session is None:
-        pytest.skip(f"no engine to run: {_NAME_AN_ENGINE}")
-    from pytest_speedbench.errors import SpeedBenchError
+    session = _session(request.config, "run")
+    from pytest_speedbench.errors import NotMeasured, SpeedBenchError
+    from pytest_speedbench.fixture import fail_with
 
     try:
         return session.engine()
     except SpeedBenchError as error:
-        failure = str(error)
-    pytest.fail(failure, pytrace=False)
+        fail_with(NotMeasured(str(error)))
 
 
 @pytest.fixture(scope="session")
@@ -272,16 +311,20 @@ def pytest_runtest_makereport(
     if report.failed:
         from pytest_speedbench.errors import NotMeasured
 
-        context = None if call.excinfo is None else call.excinfo.value.__context__
-        not_measured = isinstance(context, NotMeasured)
+        reason = None if call.excinfo is None else call.excinfo.value.__context__
+        not_measured = isinstance(reason, NotMeasured)
         session.note_failure(item.nodeid, cell, _shown(report), not_measured=not_measured)
+        if not_measured:
+            # to the terminal, JUnit and others, the phase tells an error from a failure; what did not come about is the
+            # measurement that the test was to judge
+            report.when = "setup"
         crash = getattr(report.longrepr, "reprcrash", None)
         if _is_gated(item) and crash is not None:
             # the short summary and JUnit's message: where CI is set, pytest does not cut them
             crash.message = crash.message.partition("\n")[0]
-    elif report.when == "call":
+    elif call.when == "call":
         session.forget_failure(item.nodeid, cell)
-    if report.when == "call":
+    if call.when == "call":
         report.duration = max(0.0, report.duration - session.others_s(item.nodeid))
     return report
 
@@ -307,6 +350,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         _write_reports(session.config, ours)
     if interrupted:
         ours.close()
+    if ours.used:
+        session.config.hook.pytest_speedbench_finished(config=session.config, result=ours.result())
     session.exitstatus = ours.exit_status(int(exitstatus))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_speedbench.fixture import SpeedBench
+from pytest_speedbench import SpeedBench
 
 
 @pytest.mark.speedbench(split="qualitative", batch_sizes=[8])

@@ -24,10 +24,10 @@ def load(
         split: one of `cells.SPLITS`.
         folder: prepared SPEED-Bench data, laid out as `reader.FORMS` says; None for the bundled sample.
         categories: the categories to keep; None for all of the split.
-        limit: prompts to keep per category, the first in file order; None for all.
+        limit: prompts to keep per category, the first by `Prompt.order`; None for all.
 
     Returns:
-        The prompts in file order. `source` is `sample` for the bundled prompts, which carry no warnings
+        The prompts, category by category, each in `Prompt.order`. `source` is `sample` for the bundled prompts, which carry no warnings
         (the name says that they are no SPEED-Bench), else the file.
 
     Raises:

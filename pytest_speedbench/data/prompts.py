@@ -21,6 +21,11 @@ class Prompt:
         """First 16 hex digits of the SHA-256 of the turns: names the text without holding it."""
         return hashlib.sha256(json.dumps(self.turns, ensure_ascii=False).encode()).hexdigest()[:16]
 
+    @property
+    def order(self) -> str:
+        """SHA-256 of the `question_id`: prompts are taken in this order, whatever file they came from."""
+        return hashlib.sha256(self.question_id.encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -30,9 +35,10 @@ class Dataset:
     source: str
     """`sample` for the bundled prompts, else the folder's file they came from."""
     prompts: tuple[Prompt, ...]
+    """Category by category, each in `Prompt.order`."""
     warnings: tuple[str, ...] = ()
     """What a person should know of this data: for example that a category is short of prompts."""
 
     def of_category(self, category: str) -> tuple[Prompt, ...]:
-        """The prompts of one category, in file order."""
+        """The prompts of one category, in their order by `Prompt.order`."""
         return tuple(prompt for prompt in self.prompts if prompt.category == category)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -70,14 +71,25 @@ def prompts(source: Source, split: str) -> Iterator[Prompt]:
 
 
 def select(found: Iterable[Prompt], wanted: tuple[str, ...], limit: int | None) -> Selection:
-    """Keep the first `limit` prompts of each wanted category; the rest is counted and let go."""
+    """Keep the first `limit` prompts of each wanted category in `Prompt.order`; the rest is counted and let go.
+
+    Files are sorted by source, so that their first rows are of one kind. The order by digest is as good as a random one,
+    and the same for every file that holds these prompts.
+    """
     available: Counter[str] = Counter()
-    kept: list[Prompt] = []
+    kept: dict[str, list[Prompt]] = {category: [] for category in wanted}
     for prompt in found:
         available[prompt.category] += 1
-        if prompt.category in wanted and (limit is None or available[prompt.category] <= limit):
-            kept.append(prompt)
-    return Selection(tuple(kept), dict(available))
+        if prompt.category in kept:
+            of_category = kept[prompt.category]
+            bisect.insort(of_category, prompt, key=_order)
+            if limit is not None and len(of_category) > limit:
+                of_category.pop()  # at once: all prompts of a long split would be hundreds of megabytes
+    return Selection(tuple(prompt for category in wanted for prompt in kept[category]), dict(available))
+
+
+def _order(prompt: Prompt) -> str:
+    return prompt.order
 
 
 def refuse_absent(selection: Selection, wanted: tuple[str, ...], label: str) -> None:

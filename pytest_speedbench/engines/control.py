@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pytest_speedbench.engines.launch.log import MASK
+from pytest_speedbench.engines.launch.environment import MASK
 from pytest_speedbench.errors import EngineError
 
 if TYPE_CHECKING:

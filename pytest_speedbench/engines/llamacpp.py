@@ -27,7 +27,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
@@ -46,7 +46,7 @@ from pytest_speedbench.engines.base import (
     Message,
     Reply,
 )
-from pytest_speedbench.engines.launch import arguments, hardware
+from pytest_speedbench.engines.launch import arguments, environment, hardware
 from pytest_speedbench.engines.openai_wire import StreamEvent, decode_events, prometheus_counters
 from pytest_speedbench.errors import EngineError, SettingsError
 
@@ -94,7 +94,7 @@ _OWNED = {
 }
 """Launch arguments that a target may not give, and what to do instead."""
 
-_FAKING = ("LLAMA_ARG_SPEC_SYNTH_LEN", "LLAMA_ARG_SPEC_SYNTH_RATES")
+_FAKING = {"LLAMA_ARG_SPEC_SYNTH_LEN": None, "LLAMA_ARG_SPEC_SYNTH_RATES": None}
 """Variables that llama-server takes for arguments."""
 _TOLD_AT_THE_END = (
     "content",
@@ -159,9 +159,7 @@ class LlamaCppEngine(Engine):
         if target.draft_model is not None:
             _refuse_missing("--speedbench-draft-model", target.draft_model)
         arguments.refuse_owned(arguments.flags(target.engine_args), _OWNED)
-        for name in _FAKING:
-            if name in os.environ:
-                raise SettingsError(f"{name} is set in the environment: it {_FAKES}; unset it")
+        environment.refuse_faking(target, _FAKING)
         _ = self._program
 
     def launch(self, port: int) -> Launch:
@@ -268,8 +266,8 @@ class LlamaCppEngine(Engine):
     def hardware(self, control: Control) -> Hardware:
         """What llama.cpp computes on, as it lists its devices itself; of an attached server, its machine's."""
         if self.target.url is not None:
-            return hardware.attached(self.target.url)
-        answer = _output(self._program, "--list-devices")
+            return hardware.attached(self.target)
+        answer = _output(self._program, "--list-devices", environment.environment_of(self.target))
         names = {device["id"]: device["name"] for device in _DEVICE.finditer(answer)}
         for flag, chosen in arguments.flags(self.target.engine_args):
             if flag in ("-dev", "--device"):
@@ -317,11 +315,11 @@ def _apart(engine_args: Sequence[str]) -> Iterator[str]:
         yield from (flag, value) if assigned and flag.startswith("-") else (argument,)
 
 
-def _output(program: str, argument: str) -> str:
+def _output(program: str, argument: str, environment: Mapping[str, str] | None = None) -> str:
     """What a program prints, or nothing where it does not run."""
     try:
         answer = subprocess.run(
-            [program, argument], capture_output=True, text=True, timeout=60, errors="replace"
+            [program, argument], capture_output=True, text=True, timeout=60, errors="replace", env=environment
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

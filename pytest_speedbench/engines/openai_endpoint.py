@@ -161,7 +161,7 @@ class OpenAiEndpoint(Engine):
 
     def hardware(self, control: Control) -> Hardware:
         """This machine's, or the address of another one."""
-        return hardware.attached(self.target.url or "")
+        return hardware.attached(self.target)
 
     def _served_model(self, control: Control) -> str:
         listing = control.get_json(self.ready_path)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_speedbench.engines import openai_wire, sglang_wire
 from pytest_speedbench.engines.base import Engine, Generation, Hardware, HttpCall, Launch, Message, Reply
-from pytest_speedbench.engines.launch import arguments, hardware
+from pytest_speedbench.engines.launch import arguments, environment, hardware
 from pytest_speedbench.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ _OWNED = {
 }
 """Launch arguments that a target may not give, and what to do instead."""
 _LOSSY = ("--speculative-accept-threshold-single", "--speculative-accept-threshold-acc")
-_SIMULATION = "SGLANG_SIMULATE_ACC_LEN"
+_FAKING = {"SGLANG_SIMULATE_ACC_LEN": -1.0, "SIMULATE_ACC_LEN": -1.0}
+"""Variables that make acceptance up, present and former name, and the number at which they do nothing."""
 
 _PARALLEL = {
     "--tensor-parallel-size": "tensor",
@@ -113,18 +114,14 @@ class SglangEngine(Engine):
         arguments.refuse_models(target, method)
         arguments.refuse_owned(self._flags(), _OWNED)
         for flag, value in self._flags():
-            if flag in _LOSSY and not _is_number(value, 1.0):
+            if flag in _LOSSY and not environment.is_number(value, 1.0):
                 raise SettingsError(
                     f"--speedbench-engine-arg={flag}={value}: accepts drafts that the target model would not have "
                     "written, and so cannot be measured; allowed is 1.0"
                 )
         if target.method != "none":
             self._check_tree()
-            simulated = os.environ.get(_SIMULATION, "")
-            if simulated and not _is_number(simulated, -1.0):
-                raise SettingsError(
-                    f"{_SIMULATION}={simulated} in the environment fakes acceptance, and so cannot be measured; unset it"
-                )
+            environment.refuse_faking(target, _FAKING)
         _ = self._installed
 
     def _check_tree(self) -> None:
@@ -145,7 +142,7 @@ class SglangEngine(Engine):
     @property
     def _drafts_tree(self) -> bool:
         topk = dict(self._flags()).get(_TOPK, "1")
-        return self.target.method not in _ONE_PASS and not _is_number(topk, 1.0)
+        return self.target.method not in _ONE_PASS and not environment.is_number(topk, 1.0)
 
     def launch(self, port: int) -> Launch:
         """The command that serves the target on 127.0.0.1:`port`."""
@@ -268,14 +265,16 @@ class SglangEngine(Engine):
         """What SGLang computes on; of a server on another machine only its address is known."""
         target = self.target
         if target.url is not None:
-            return hardware.attached(target.url)
+            return hardware.attached(target)
         given = dict(self._flags())
         if given.get("--device") == "cpu":
             return hardware.launched((), 1)
         # Attention in data parallel divides the devices of the tensor dimension, and adds none.
         shared = "--enable-dp-attention" in given
         dimensions = {flag: size for flag, size in _PARALLEL.items() if not (shared and size == "data")}
-        names = hardware.accelerators(arguments.interpreter(target.engine_python, "sglang"))
+        names = hardware.accelerators(
+            arguments.interpreter(target.engine_python, "sglang"), environment.environment_of(target)
+        )
         return hardware.launched(names, arguments.parallel_size(self._flags(), dimensions))
 
     def _flags(self) -> Iterator[tuple[str, str]]:
@@ -301,10 +300,30 @@ class SglangEngine(Engine):
             if control.get(path).status_code == 404:
                 path = "/get_server_info"  # its name before 0.5.6
             told: Mapping[str, Any] = control.get_json(path)
+            refuse_lossy(told, control.url)
             if self.target.url is not None:
                 refuse_other_server(told, self.target, control.url)
             self._told = told
         return self._told
+
+
+def refuse_lossy(told: Mapping[str, Any], url: str) -> None:
+    """Refuse a server that accepts drafts loosely: a launched one too may have it from a `--config` file.
+
+    Args:
+        told: its `/server_info`.
+        url: where it is.
+
+    Raises:
+        EngineError: one line naming the argument.
+    """
+    for flag in _LOSSY:
+        threshold = told.get(flag[2:].replace("-", "_"))
+        if threshold not in (None, 1, 1.0):
+            raise EngineError(
+                f"the server at {url} was started with {flag}={threshold}, which accepts drafts that the target model "
+                "would not have written, and so cannot be measured"
+            )
 
 
 def refuse_other_server(told: Mapping[str, Any], target: Target, url: str) -> None:
@@ -332,13 +351,6 @@ def refuse_other_server(told: Mapping[str, Any], target: Target, url: str) -> No
             f"{where} was started with --stream-output, which loses tokens of the stream when they come fast; "
             "start it without"
         )
-    for flag in _LOSSY:
-        threshold = told.get(flag[2:].replace("-", "_"))
-        if threshold not in (None, 1, 1.0):
-            raise EngineError(
-                f"{where} was started with {flag}={threshold}, which accepts drafts that the target model would "
-                "not have written, and so cannot be measured"
-            )
     if "speculative_algorithm" not in told:
         return
     runs, wanted = told["speculative_algorithm"], _ALGORITHM.get(target.method)
@@ -351,10 +363,3 @@ def refuse_other_server(told: Mapping[str, Any], target: Target, url: str) -> No
     drafts = steps if target.method not in _ONE_PASS else tokens - 1 if tokens else None
     if drafts not in (None, target.draft_length):
         raise EngineError(f"--speedbench-draft-length={target.draft_length}: {where} drafts {drafts} tokens")
-
-
-def _is_number(text: str, number: float) -> bool:
-    try:
-        return float(text) == number
-    except ValueError:
-        return False

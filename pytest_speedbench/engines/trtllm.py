@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from pytest_speedbench.engines.base import (
     Launch,
     Reply,
 )
-from pytest_speedbench.engines.launch import arguments, hardware
+from pytest_speedbench.engines.launch import arguments, environment, hardware
 from pytest_speedbench.engines.openai_wire import (
     Choice,
     Chunk,
@@ -62,6 +62,17 @@ _OWNED = {
 }
 """Launch arguments that a target may not give, and what to do instead."""
 _CONFIG_FLAGS = ("--config", "--extra-llm-api-options")
+_FAKING = {"TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS": 0.0}
+"""Variables that make acceptance up, and the number at which they do nothing."""
+_LOSSY: Mapping[str, tuple[object, ...]] = {
+    "use_relaxed_acceptance_for_thinking": (False,),
+    "relaxed_topk": (1,),
+    "relaxed_delta": (0,),
+    "posterior_threshold": (),
+    "acceptance_rate_threshold": (),
+}
+"""Fields of `speculative_config` that accept drafts which the target model would not have written, or stop drafting
+when acceptance falls, and their values that do neither."""
 _PARALLEL = {"--tp-size": "tensor", "--pp-size": "pipeline"}
 
 _SAMPLE = re.compile(
@@ -115,6 +126,8 @@ class TensorRtLlmEngine(Engine):
             return
         arguments.refuse_models(target, method)
         arguments.refuse_owned(arguments.flags(target.engine_args), _OWNED)
+        if target.method != "none":
+            environment.refuse_faking(target, _FAKING)
         _program(target)
         _config(target)
 
@@ -203,9 +216,11 @@ class TensorRtLlmEngine(Engine):
     def hardware(self, control: Control) -> Hardware:
         """The accelerators of this machine that it was told to use; of an attached server, its machine's."""
         if self.target.url is not None:
-            return hardware.attached(self.target.url)
+            return hardware.attached(self.target)
         count = arguments.parallel_size(arguments.flags(self.target.engine_args), _PARALLEL)
-        return hardware.launched(hardware.accelerators(), count)
+        return hardware.launched(
+            hardware.accelerators(environment=environment.environment_of(self.target)), count
+        )
 
     def _counters(self, told: _Choice, output_tokens: int) -> Counters | None:
         mean = told.avg_decoded_tokens_per_iter
@@ -257,6 +272,14 @@ def _config(target: Target) -> dict[str, Any]:
     speculative = dict(config.pop("speculative_config", None) or {})
     if target.method == "none":
         return config
+    for field, harmless in _LOSSY.items():
+        value = speculative.get(field)
+        if value is not None and value not in harmless:
+            path, _ = _split(target.engine_args)
+            raise SettingsError(
+                f"--speedbench-engine-arg=--config={path}: speculative_config.{field}: {value} changes what is accepted "
+                "or drafted, and so cannot be measured; leave it out"
+            )
     speculative |= {"decoding_type": _DECODING_TYPES[target.method], "max_draft_len": target.draft_length}
     if target.draft_model is not None:
         speculative["speculative_model"] = os.path.expanduser(target.draft_model)

@@ -32,6 +32,7 @@ from pytest_speedbench.engines.base import (
     Reply,
 )
 from pytest_speedbench.engines.launch import arguments, hardware
+from pytest_speedbench.engines.launch.environment import environment_of
 from pytest_speedbench.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
@@ -57,6 +58,17 @@ _OWNED = {
     "--enable-prefix-caching": "prompts are measured without a prefix cache",
 }
 """Launch arguments that a target may not give, and what to do instead."""
+_LOSSY: Mapping[str, tuple[str, ...] | None] = {
+    "rejection_sample_method": ("synthetic", "fly"),
+    "synthetic_acceptance_length": None,
+    "synthetic_acceptance_rates": None,
+    "acceptance_method": ("typical_acceptance_sampler",),
+    "spec_decoding_acceptance_method": ("typical_acceptance_sampler",),
+    "posterior_threshold": None,
+    "posterior_alpha": None,
+    "acceptance_rate_threshold": None,
+}
+"""Fields of the speculative config, of any version, that cannot be measured: these values, or None for all."""
 
 _PARALLEL = {
     "--tensor-parallel-size": "tensor",
@@ -130,10 +142,13 @@ class VllmEngine(Engine):
             return
         arguments.refuse_models(target, method)
         arguments.refuse_owned(_flags(target.engine_args), _OWNED)
-        for flag, value in _flags(target.engine_args):
-            if flag == "--speculative-config.rejection-sample-method" and value == "synthetic":
+        _, speculative = _split(target.engine_args)
+        for field, refused in _LOSSY.items():
+            value = speculative.get(field)
+            if value is not None and (refused is None or value in refused):
                 raise SettingsError(
-                    f"--speedbench-engine-arg={flag}=synthetic: fakes acceptance, and so cannot be measured"
+                    f"--speedbench-engine-arg=--speculative-config.{field}={value}: makes acceptance up, or accepts drafts "
+                    "that the target model would not have written, and so cannot be measured; leave it out"
                 )
         _ = self._installed
 
@@ -204,8 +219,12 @@ class VllmEngine(Engine):
     def hardware(self, control: Control) -> Hardware:
         """What vLLM computes on; of a server on another machine only its address is known."""
         if self.target.url is not None:
-            return hardware.attached(self.target.url)
-        names = () if self._installed.for_cpu else hardware.accelerators(self._installed.python)
+            return hardware.attached(self.target)
+        names = (
+            ()
+            if self._installed.for_cpu
+            else hardware.accelerators(self._installed.python, environment_of(self.target))
+        )
         return hardware.launched(names, arguments.parallel_size(_flags(self.target.engine_args), _PARALLEL))
 
     def _meet(self, control: Control) -> str:

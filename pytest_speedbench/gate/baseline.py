@@ -1,19 +1,32 @@
-"""What a baseline holds, what may become one, and how a run's measurements are merged into it."""
+"""What a run is compared with, what may become a baseline, and how a run's measurements are merged into one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TypeVar
+from typing import Protocol
 
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.errors import BaselineError
-from pytest_speedbench.metrics.measurement import Measurement, RoundFigures
+from pytest_speedbench.gate.check import Verdict
+from pytest_speedbench.metrics.measurement import Measurement, PromptTally, RoundFigures
 from pytest_speedbench.settings.methods import method_of
-from pytest_speedbench.speed_bench import SPLITS, categories_of
+from pytest_speedbench.speed_bench import ACCEPTANCE, SPLITS, categories_of
 
 DEAD_DRAFTER = 1.02
 """Acceptance length below which drafting gains nothing, in tokens per step."""
+ACCEPTANCE_METRICS = ("acceptance_length", "drafted_acceptance_length")
+"""Metrics that a baseline stores of the acceptance half of a cell."""
+THROUGHPUT_METRICS = (
+    "output_tps",
+    "user_tps",
+    "speedup",
+    "step_latency_s_mean",
+    "ttft_s_mean",
+    "first_arrival_tokens",
+    "tokens_per_arrival",
+)
+"""Metrics that a baseline stores of the throughput half of a cell."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,8 @@ class Conditions:
     model: str | None = None
     draft_model: str | None = None
     engine_args: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables in force that can change what an engine does, secrets masked."""
     rounds: int = 1
     tokenization: str = ""
     counter_source: str | None = None
@@ -50,85 +65,102 @@ class Conditions:
             rounds=len(measurement.rounds),
             tokenization=measurement.tokenization,
             counter_source=measurement.counter_source,
+            output_length=measurement.output_length or self.output_length,
         )
 
 
 @dataclass(frozen=True)
-class AcceptancePrompt:
-    """One prompt's steps, summed over its requests; the counts are None where the engine counts per server only."""
+class Reference:
+    """A measurement to compare with: out of a baseline file, or of another target in the same run."""
 
-    id: str
-    digest: str
-    requests: int
-    tokens: int
-    """Output tokens."""
-    steps: int | None
-    drafted: int | None
-    """Steps that had a draft."""
-    accepted: tuple[int, ...] | None
-    """Per position."""
+    measurement: Measurement
+    conditions: Conditions
+    hardware_key: str
+    """`Hardware.key` of what it was measured on."""
 
 
 @dataclass(frozen=True)
-class ThroughputPrompt:
-    """One prompt of the batch, summed over its requests."""
+class NotComparable:
+    """Why there is no comparison, and what the verdict is then."""
 
-    id: str
-    digest: str
-    requests: int
-    tokens: int
-    """Output tokens."""
-
-
-@dataclass(frozen=True)
-class AcceptanceCell:
-    """The half of a cell that models and prompts decide, and no machine."""
-
-    cell: Cell
-    run: str
-    acceptance_length: float
-    drafted_acceptance_length: float | None
-    conditional_acceptance_rate: tuple[float, ...]
-    prompt_tokens: int
-    """Input tokens of all requests."""
-    round_acceptance_length: tuple[float, ...]
-    """Of every round: how far it repeats where the engine counts per server only."""
-    prompts: tuple[AcceptancePrompt, ...]
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    """Reasons for a person to read."""
+    across_machines: bool = False
+    """Whether the hardware is all that stands in the way."""
 
 
-@dataclass(frozen=True)
-class ThroughputCell:
-    """The half of a cell that belongs to one hardware."""
+class References(Protocol):
+    """Where references come from: `Baseline` or `OtherTarget`."""
 
-    cell: Cell
-    run: str
-    output_tps: float
-    user_tps: float | None
-    step_latency_s: float | None
-    """Mean over steps."""
-    speedup: float | None
-    rounds: tuple[RoundFigures, ...]
-    """Every round that was measured."""
-    prompts: tuple[ThroughputPrompt, ...]
+    def find(self, metric: str, cell: Cell, hardware_key: str) -> Reference | NotComparable:
+        """What a metric of a cell is compared with.
 
-
-_Cell = TypeVar("_Cell", AcceptanceCell, ThroughputCell)
+        Args:
+            metric: one of `speed_bench.GATED`.
+            cell: not a mean.
+            hardware_key: `Hardware.key` of this run.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Stored measurements of one target."""
+    """Stored measurements of one target, each reduced to what is compared."""
 
     target: str
-    runs: Mapping[str, Conditions] = field(default_factory=dict)
-    acceptance: Mapping[str, AcceptanceCell] = field(default_factory=dict)
-    """By cell id."""
-    throughput: Mapping[str, Mapping[str, ThroughputCell]] = field(default_factory=dict)
+    acceptance: Mapping[str, Mapping[str, Reference]] = field(default_factory=dict)
+    """By hardware key, then by cell id."""
+    throughput: Mapping[str, Mapping[str, Reference]] = field(default_factory=dict)
     """By hardware key, then by cell id."""
 
-    def hardware_of(self, cell_id: str) -> tuple[str, ...]:
-        """Hardware on which a cell's throughput is stored, in alphabetical order."""
-        return tuple(sorted(key for key, cells in self.throughput.items() if cell_id in cells))
+    def find(self, metric: str, cell: Cell, hardware_key: str) -> Reference | NotComparable:
+        """As `References.find`. Acceptance of other hardware, saved last, stands in where there is none of this."""
+        filed = self.acceptance if metric in ACCEPTANCE else self.throughput
+        found = filed.get(hardware_key, {}).get(cell.id)
+        elsewhere = [cells[cell.id] for cells in filed.values() if cell.id in cells]
+        if found is None and elsewhere and metric not in ACCEPTANCE:
+            return _on_other_hardware([each.hardware_key for each in elsewhere], hardware_key)
+        if found is None and elsewhere:
+            found = max(elsewhere, key=lambda each: each.conditions.date)
+        if found is None:
+            return NotComparable(Verdict.NO_BASELINE, (f"the baseline of {self.target} has no {cell.id}",))
+        if metric not in found.measurement.metrics:
+            return NotComparable(Verdict.NO_BASELINE, (f"the baseline has no {metric} for {cell.id}",))
+        return found
+
+
+@dataclass(frozen=True)
+class OtherTarget:
+    """Another target's measurements of the same run, as they are."""
+
+    name: str
+    measured: Mapping[Cell, Reference]
+
+    def find(self, metric: str, cell: Cell, hardware_key: str) -> Reference | NotComparable:
+        """As `References.find`. What was not measured of the other target is invalid, for the reason it has."""
+        found = self.measured.get(cell)
+        if found is None:
+            return NotComparable(Verdict.INVALID, (f"{self.name} was not measured in {cell.id}",))
+        if found.measurement.problems:
+            return NotComparable(
+                Verdict.INVALID, tuple(f"{self.name}: {problem}" for problem in found.measurement.problems)
+            )
+        if metric not in found.measurement.metrics:
+            why = found.measurement.missing.get(metric, "it was not measured")
+            return NotComparable(
+                Verdict.INVALID, (f"{metric} of {self.name} is missing in {cell.id}: {why}",)
+            )
+        if metric not in ACCEPTANCE and found.hardware_key != hardware_key:
+            return _on_other_hardware([found.hardware_key], hardware_key)
+        return found
+
+
+def _on_other_hardware(known: Iterable[str], hardware_key: str) -> NotComparable:
+    reason = (
+        f"throughput of this cell is stored for {' and '.join(sorted(known))}, and this is {hardware_key}"
+    )
+    return NotComparable(Verdict.INCOMPARABLE, (reason,), across_machines=True)
 
 
 def refuse(measurement: Measurement, method: str) -> None:
@@ -155,8 +187,9 @@ def refuse(measurement: Measurement, method: str) -> None:
         needed.append("output_tps")
     for metric in needed:
         if metric not in measurement.metrics:
-            reason = measurement.missing.get(metric, "it was not measured")
-            raise BaselineError(f"{cell}: not stored, {metric} is missing: {reason}")
+            raise BaselineError(
+                f"{cell}: not stored, {metric} is missing: {_why_missing(measurement, metric)}"
+            )
     if drafts in ("never", "unknown"):
         return
     length = measurement.metrics["acceptance_length"]
@@ -167,14 +200,38 @@ def refuse(measurement: Measurement, method: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Merged:
+    """A baseline with a run's measurements in it, and what was stored of them."""
+
+    baseline: Baseline
+    acceptance: tuple[str, ...]
+    """Ids of the cells whose acceptance was stored."""
+    throughput: tuple[str, ...]
+    """Ids of the cells whose throughput was stored."""
+    left_out: Mapping[str, str]
+    """Why half of a cell was not stored: cell id -> `throughput: the load client was the bottleneck`."""
+
+    @property
+    def omissions(self) -> tuple[str, ...]:
+        """What was not stored, a line for each reason: `not stored of 11 cells, throughput: why`."""
+        cells: dict[str, list[str]] = {}
+        for cell_id, reason in self.left_out.items():
+            cells.setdefault(reason, []).append(cell_id)
+        return tuple(
+            f"not stored of {ids[0] if len(ids) == 1 else f'{len(ids)} cells'}, {reason}"
+            for reason, ids in cells.items()
+        )
+
+
 def merge(
     target: str,
     baseline: Baseline | None,
     measurements: Sequence[Measurement],
     conditions: Conditions,
     hardware_key: str,
-) -> Baseline:
-    """Add and replace the cells that were measured, and keep all others.
+) -> Merged:
+    """Add and replace the cells that were measured on this hardware, and keep all others.
 
     Numbers are rounded to what the file holds, so that the result equals what is read back from it.
 
@@ -191,24 +248,36 @@ def merge(
     for measurement in measurements:
         refuse(measurement, conditions.method)
     old = baseline or Baseline(target)
-    runs = dict(old.runs)
-    acceptance = dict(old.acceptance)
+    acceptance = {key: dict(cells) for key, cells in old.acceptance.items()}
     throughput = {key: dict(cells) for key, cells in old.throughput.items()}
-    here = throughput.setdefault(hardware_key, {})
+    stored: dict[str, list[str]] = {"acceptance": [], "throughput": []}
+    left_out = {}
     for measurement in measurements:
-        run = _run_of(runs, conditions.of(measurement))
-        if "acceptance_length" in measurement.metrics:
-            acceptance[measurement.cell.id] = _acceptance_cell(measurement, run)
-        if "output_tps" in measurement.metrics:
-            here[measurement.cell.id] = _throughput_cell(measurement, run)
-    used = {cell.run for cell in acceptance.values()}
-    used |= {cell.run for cells in throughput.values() for cell in cells.values()}
-    return Baseline(
-        target,
-        {run: runs[run] for run in sorted(used, key=_run_number)},
-        _in_grid_order(acceptance),
-        {key: _in_grid_order(throughput[key]) for key in sorted(throughput) if throughput[key]},
+        cell_id = measurement.cell.id
+        for half, filed, metric in (
+            ("acceptance", acceptance, "acceptance_length"),
+            ("throughput", throughput, "output_tps"),
+        ):
+            if metric not in measurement.metrics:
+                left_out[cell_id] = f"{half}: {_why_missing(measurement, metric)}"
+                continue
+            reduced = acceptance_half(measurement) if half == "acceptance" else throughput_half(measurement)
+            reference = Reference(reduced, conditions.of(measurement), hardware_key)
+            filed.setdefault(hardware_key, {})[cell_id] = reference
+            stored[half].append(cell_id)
+    return Merged(
+        Baseline(target, _in_order(acceptance), _in_order(throughput)),
+        tuple(stored["acceptance"]),
+        tuple(stored["throughput"]),
+        left_out,
     )
+
+
+def dirty_warning(commit: str | None) -> str | None:
+    """What a save has to warn of where it was measured with changes that are in no commit; None where it was not."""
+    if commit is None or not commit.endswith("-dirty"):
+        return None
+    return f"measured with uncommitted changes ({commit}): no one can check out what this baseline is of"
 
 
 def rounded(value: float) -> float:
@@ -216,79 +285,81 @@ def rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _acceptance_cell(measurement: Measurement, run: str) -> AcceptanceCell:
-    drafted = measurement.metrics.get("drafted_acceptance_length")
-    return AcceptanceCell(
-        cell=measurement.cell,
-        run=run,
-        acceptance_length=rounded(measurement.metrics["acceptance_length"]),
-        drafted_acceptance_length=None if drafted is None else rounded(drafted),
-        conditional_acceptance_rate=tuple(
-            map(rounded, measurement.per_position.get("conditional_acceptance_rate", ()))
+def acceptance_half(measurement: Measurement) -> Measurement:
+    """A measurement reduced to what its acceptance is compared by."""
+    rates = measurement.per_position.get("conditional_acceptance_rate", ())
+    return replace(
+        _reduced(measurement, ACCEPTANCE_METRICS),
+        per_position={"conditional_acceptance_rate": tuple(map(rounded, rates))} if rates else {},
+        rounds=tuple(
+            RoundFigures(None, None, _rounded(figures.acceptance_length), None)
+            for figures in measurement.rounds
         ),
         prompt_tokens=measurement.prompt_tokens,
-        round_acceptance_length=tuple(
-            rounded(figures.acceptance_length)
+    )
+
+
+def throughput_half(measurement: Measurement) -> Measurement:
+    """A measurement reduced to what its throughput is compared by."""
+    return replace(
+        _reduced(measurement, THROUGHPUT_METRICS),
+        rounds=tuple(
+            RoundFigures(**{item.name: _rounded(getattr(figures, item.name)) for item in fields(figures)})
             for figures in measurement.rounds
-            if figures.acceptance_length is not None
-        ),
-        prompts=tuple(
-            AcceptancePrompt(
-                tally.question_id,
-                tally.digest,
-                tally.requests,
-                tally.output_tokens,
-                tally.steps,
-                tally.drafted_steps,
-                tally.accepted_per_position,
-            )
-            for tally in sorted(measurement.prompts, key=lambda tally: tally.question_id)
         ),
     )
 
 
-def _throughput_cell(measurement: Measurement, run: str) -> ThroughputCell:
-    def optional(metric: str) -> float | None:
-        value = measurement.metrics.get(metric)
-        return None if value is None else rounded(value)
-
-    return ThroughputCell(
-        cell=measurement.cell,
-        run=run,
-        output_tps=rounded(measurement.metrics["output_tps"]),
-        user_tps=optional("user_tps"),
-        step_latency_s=optional("step_latency_s_mean"),
-        speedup=optional("speedup"),
-        rounds=tuple(_rounded_figures(figures) for figures in measurement.rounds),
-        prompts=tuple(
-            ThroughputPrompt(tally.question_id, tally.digest, tally.requests, tally.output_tokens)
-            for tally in sorted(measurement.prompts, key=lambda tally: tally.question_id)
+def _reduced(measurement: Measurement, metrics: Iterable[str]) -> Measurement:
+    return stored_measurement(
+        measurement.cell,
+        {name: rounded(measurement.metrics[name]) for name in metrics if name in measurement.metrics},
+        sorted(
+            (replace(tally, latched=None) for tally in measurement.prompts),
+            key=lambda tally: tally.question_id,
         ),
     )
 
 
-def _rounded_figures(figures: RoundFigures) -> RoundFigures:
-    values = {item.name: getattr(figures, item.name) for item in fields(figures)}
-    return RoundFigures(**{name: None if value is None else rounded(value) for name, value in values.items()})
+def stored_measurement(
+    cell: Cell, metrics: Mapping[str, float], prompts: Sequence[PromptTally]
+) -> Measurement:
+    """A measurement that was sound when it was stored, without its rounds.
+
+    Args:
+        cell: what was measured.
+        metrics: by name.
+        prompts: all of them, sorted by id.
+    """
+    requests = sum(tally.requests for tally in prompts)
+    return Measurement(
+        cell=cell,
+        metrics=metrics,
+        prompts=tuple(prompts),
+        per_position={},
+        rounds=(),
+        sent=requests,
+        finished=requests,
+        failed=0,
+        missing={},
+    )
 
 
-def _run_of(runs: dict[str, Conditions], conditions: Conditions) -> str:
-    """The name of a run with these conditions, added where there is none; names of other runs never change."""
-    for name, known in runs.items():
-        if known == conditions:
-            return name
-    name = f"run-{max(map(_run_number, runs), default=0) + 1}"
-    runs[name] = conditions
-    return name
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else rounded(value)
 
 
-def _run_number(run: str) -> int:
-    number = run.rpartition("-")[2]
-    return int(number) if number.isdecimal() else 0
+def _why_missing(measurement: Measurement, metric: str) -> str:
+    return measurement.missing.get(metric, "it was not measured")
 
 
-def _in_grid_order(cells: Mapping[str, _Cell]) -> dict[str, _Cell]:
-    return dict(sorted(cells.items(), key=lambda item: _place(item[1].cell)))
+def _in_order(filed: Mapping[str, Mapping[str, Reference]]) -> dict[str, dict[str, Reference]]:
+    """By hardware in alphabetical order, then by place in the grid."""
+    return {
+        key: dict(sorted(filed[key].items(), key=lambda item: _place(item[1].measurement.cell)))
+        for key in sorted(filed)
+        if filed[key]
+    }
 
 
 def _place(cell: Cell) -> tuple[int, int, int]:

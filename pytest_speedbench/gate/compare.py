@@ -1,50 +1,46 @@
-"""A measurement against its baseline: one check per metric."""
+"""A measurement against its reference: one check per metric."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from statistics import median
 
-from pytest_speedbench.gate.baseline import (
-    AcceptanceCell,
-    AcceptancePrompt,
-    Baseline,
-    Conditions,
-    ThroughputCell,
-)
+from pytest_speedbench.gate.baseline import Conditions, NotComparable, Reference
 from pytest_speedbench.gate.check import Check, Verdict
 from pytest_speedbench.gate.decide import decide, detectable_loss
 from pytest_speedbench.gate.estimate import Estimate, Pair, ratio_of_ratios, rounds_estimate
-from pytest_speedbench.gate.pairing import Pairing, degenerate, matched, too_few
-from pytest_speedbench.metrics.measurement import Measurement
+from pytest_speedbench.gate.pairing import Degenerate, Pairing, degenerate, matched, too_few
+from pytest_speedbench.metrics.measurement import Measurement, PromptTally
 from pytest_speedbench.speed_bench import ACCEPTANCE, GATED
 
 DEGENERATE_SHARE = 0.1
 """Share of requests with degenerate output above which a cell is invalid."""
 _SAMPLING = ("temperature", "ignore_eos", "output_length")
 """Conditions without which acceptance and throughput are other quantities."""
-_NOT_TOLD = ("date", "commit", "rounds")
-"""Conditions that always differ, or that a check tells by itself."""
+_STREAMED_OTHERWISE = 0.5
+"""Tokens by which the first arrival differs, or steps by which a later one does, that are another way of streaming."""
+_NOT_SHOWN = ("date", "commit", "rounds")
+"""Conditions that always differ, or that a check shows by itself."""
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What the numbers came to."""
+    """What the numbers came to: the two values whose ratio was judged, and the estimate of that ratio."""
 
+    value: float
+    baseline: float
     estimate: Estimate | None
     reasons: tuple[str, ...] = ()
-    value: float | None = None
-    """In place of the measurement's."""
-    baseline: float | None = None
 
 
 def compare(
     metric: str,
     measurement: Measurement,
-    baseline: Baseline | None,
+    reference: Reference | NotComparable,
     *,
-    group: Sequence[Measurement],
+    group: Sequence[tuple[Measurement, Measurement | None]],
     tolerance: float,
     alpha: float,
     conditions: Conditions,
@@ -61,12 +57,15 @@ def compare(
     *Throughput* belongs to the batch as a whole and is compared by its rounds: the median of this run's over that of
     the baseline's, with an error that the rounds of all cells of the group show (`estimate.rounds_estimate`).
 
+    The check's value over its baseline is its ratio, always: of paired rounds both are those of the pair whose ratio
+    is the median.
+
     Args:
         metric: one of `speed_bench.GATED`.
         measurement: of this run.
-        baseline: of the same target, or None where there is none.
-        group: this run's measurements of the same split and batch size, this one included; invalid ones tell nothing
-            of noise.
+        reference: what it is compared with, or why there is nothing.
+        group: this run's measurements of the same split and batch size, each with what it is compared with (None:
+            nothing); this one included. Invalid ones say nothing of noise.
         tolerance: allowed relative loss.
         alpha: chance that this judgement fails an unchanged engine.
         conditions: of this run; what the measurement knows better is taken from it.
@@ -92,81 +91,84 @@ def compare(
     problems = _problems(metric, measurement, degenerate_share)
     if problems or value is None:
         return replace(check, reasons=problems)
+    if isinstance(reference, NotComparable):
+        return _without(check, reference)
 
-    cell_id = measurement.cell.id
-    check = replace(check, verdict=Verdict.NO_BASELINE)
-    if baseline is None:
-        return replace(check, reasons=("no baseline is stored for this target",))
-    stored: AcceptanceCell | ThroughputCell | None
+    then = reference.measurement
+    both, pairing = matched(measurement.prompts, then.prompts)
+    differing = _differing(reference, conditions.of(measurement), hardware_key, tolerance)
     if metric in ACCEPTANCE:
-        stored = baseline.acceptance.get(cell_id)
+        differing |= _prompt_tokens(measurement, then, pairing)
     else:
-        stored = baseline.throughput.get(hardware_key, {}).get(cell_id)
-        elsewhere = baseline.hardware_of(cell_id)
-        if stored is None and elsewhere:
-            reason = (
-                f"throughput of this cell is stored for {' and '.join(elsewhere)}, and this is {hardware_key}"
-            )
-            return replace(check, verdict=Verdict.INCOMPARABLE, reasons=(reason,), across_machines=True)
-    if stored is None:
-        return replace(check, reasons=(f"the baseline of {baseline.target} has no {cell_id}",))
-    reference: float | None = getattr(stored, metric)
-    if reference is None:
-        return replace(check, reasons=(f"the baseline has no {metric} for {cell_id}",))
-
-    differs = _differing(baseline.runs[stored.run], conditions.of(measurement))
-    both, pairing = matched(measurement.prompts, stored.prompts)
-    if isinstance(stored, AcceptanceCell):
-        differs += _prompt_tokens(measurement, stored, pairing)
+        differing |= _streaming(measurement, then)
     check = replace(
         check,
-        verdict=Verdict.INCOMPARABLE,
-        baseline=reference,
+        baseline=then.metrics[metric],
         paired=pairing.paired,
-        baseline_rounds=baseline.runs[stored.run].rounds,
-        differs=differs,
+        baseline_rounds=len(then.rounds),
+        differs=tuple(differing.values()),
     )
     if metric not in ACCEPTANCE:  # a speedup may be known of some of the rounds only
-        ours, theirs = rounds_of(metric, measurement, baseline, hardware_key)
+        ours, theirs = rounds_of(metric, measurement, then, paired=paired)
         check = replace(check, rounds=len(ours), baseline_rounds=len(theirs))
-    sampling = tuple(line for line in differs if line.split(" ", 1)[0] in _SAMPLING)
-    if sampling:
-        return replace(check, reasons=tuple(f"{line}: another quantity" for line in sampling))
-    unpaired = too_few(pairing, both_ways=metric not in ACCEPTANCE)
-    if unpaired:
-        return replace(check, reasons=(unpaired,))
     suspect = degenerate(measurement.prompts, both)
-    if suspect.share > degenerate_share:
-        return replace(check, verdict=Verdict.INVALID, reasons=(f"degenerate output: {suspect.told()}",))
+    why_not = _why_not(metric, differing, both, pairing, suspect, degenerate_share)
+    if why_not is not None:
+        return _without(check, why_not)
 
-    pairs = [
-        Pair(then.tokens - then.requests, then.steps, now.decode_tokens, now.steps)
-        for now, then in both
-        if isinstance(then, AcceptancePrompt) and then.steps is not None and now.steps is not None
-    ]
-    if metric not in ACCEPTANCE or (len(pairs) < pairing.paired and pairing.complete):
-        rounds = [
-            rounds_of(metric, each, baseline, hardware_key)
-            for each in (measurement, *(each for each in group if not each.problems))
-        ]
-        found = _by_round(metric, rounds[0], rounds[1:], paired)
-    elif len(pairs) == pairing.paired:
-        found = _by_prompt(pairs, pairing)
+    if metric in ACCEPTANCE and _by_prompt(both):
+        found = _of_prompts(value, check.baseline or math.nan, both, pairing)
     else:
-        # such counters cannot be split by prompt, so that the totals have to be of the same prompts
-        return replace(
-            check,
-            reasons=(
-                "counters are per server only, and the prompts of the two runs are not all the same: "
-                f"{pairing.run} in this run, {pairing.baseline} in the baseline, {pairing.paired} in both",
-            ),
+        cells = [(measurement, then), *(each for each in group if not each[0].problems)]
+        found = _of_rounds(
+            metric,
+            value,
+            check.baseline or math.nan,
+            [rounds_of(metric, *each, paired=paired) for each in cells],
+            paired,
         )
-    check = replace(check, value=found.value or value, baseline=found.baseline or reference)
-    check = judged(replace(check, reasons=found.reasons), found.estimate, alpha)
+    check = replace(check, value=found.value, baseline=found.baseline, reasons=found.reasons)
+    check = judged(check, found.estimate, alpha)
     if check.verdict is Verdict.IMPROVEMENT and suspect.share:
         reason = f"part of this improvement may be degenerate output: {suspect.told()}"
         return replace(check, reasons=(*check.reasons, reason))
     return check
+
+
+def _without(check: Check, why: NotComparable) -> Check:
+    return replace(check, verdict=why.verdict, reasons=why.reasons, across_machines=why.across_machines)
+
+
+def _why_not(
+    metric: str,
+    differing: Mapping[str, str],
+    both: Sequence[tuple[PromptTally, PromptTally]],
+    pairing: Pairing,
+    suspect: Degenerate,
+    degenerate_share: float,
+) -> NotComparable | None:
+    """Why two measurements of a cell cannot be compared; None where they can."""
+    sampling = tuple(f"{differing[name]}: another quantity" for name in _SAMPLING if name in differing)
+    if sampling:
+        return NotComparable(Verdict.INCOMPARABLE, sampling)
+    unpaired = too_few(pairing, both_ways=metric not in ACCEPTANCE)
+    if unpaired:
+        return NotComparable(Verdict.INCOMPARABLE, (unpaired,))
+    if suspect.share > degenerate_share:
+        return NotComparable(Verdict.INVALID, (f"degenerate output: {suspect.told()}",))
+    if metric in ACCEPTANCE and not pairing.complete and not _by_prompt(both):
+        # such counters cannot be split by prompt, so that the totals have to be of the same prompts
+        reason = (
+            "counters are per server only, and the prompts of the two runs are not all the same: "
+            f"{pairing.run} in this run, {pairing.baseline} in the baseline, {pairing.paired} in both"
+        )
+        return NotComparable(Verdict.INCOMPARABLE, (reason,))
+    return None
+
+
+def _by_prompt(both: Sequence[tuple[PromptTally, PromptTally]]) -> bool:
+    """Whether the steps of every prompt are known in both runs."""
+    return all(now.steps is not None and then.steps is not None for now, then in both)
 
 
 def judged(check: Check, estimate: Estimate | None, alpha: float) -> Check:
@@ -201,67 +203,107 @@ def _problems(metric: str, measurement: Measurement, degenerate_share: float) ->
     return (f"degenerate output: {suspect.told()}",) if suspect.share > degenerate_share else ()
 
 
-def _by_prompt(pairs: Sequence[Pair], pairing: Pairing) -> _Found:
+def _of_prompts(
+    value: float,
+    baseline: float,
+    both: Sequence[tuple[PromptTally, PromptTally]],
+    pairing: Pairing,
+) -> _Found:
+    """Acceptance length by the prompts of both runs.
+
+    Steps of single prompts may be bounds although their sum is known exactly (`PromptTally.steps_exact`). The ratio
+    is then that of the sums, and the prompts give its error only.
+    """
+    pairs = [
+        Pair(then.decode_tokens, then.steps or 0, now.decode_tokens, now.steps or 0) for now, then in both
+    ]
     estimate = ratio_of_ratios(pairs)
     if estimate is None or estimate.standard_error is None:
-        return _Found(estimate, ("no interval: too few prompts had a decode step",))
+        return _Found(value, baseline, estimate, ("no interval: too few prompts had a decode step",))
+    exact = all(tally.steps_exact for each in both for tally in each)
     if pairing.complete:
-        return _Found(estimate)
+        if not exact:
+            estimate = replace(estimate, log_ratio=math.log(value / baseline))
+        return _Found(value, baseline, estimate)
     now = math.fsum(pair.numerator for pair in pairs) / math.fsum(pair.denominator for pair in pairs)
     then = math.fsum(p.baseline_numerator for p in pairs) / math.fsum(p.baseline_denominator for p in pairs)
-    return _Found(estimate, (f"over the {pairing.paired} prompts that both runs have",), now, then)
+    reason = f"over the {pairing.paired} prompts that both runs have"
+    if not exact:
+        reason += ", whose single steps are known as bounds only"
+    return _Found(now, then, estimate, (reason,))
 
 
-def _by_round(
+def _of_rounds(
     metric: str,
-    rounds: tuple[Sequence[float], Sequence[float]],
+    value: float,
+    baseline: float,
     group: Sequence[tuple[Sequence[float], Sequence[float]]],
     paired: bool,
 ) -> _Found:
-    estimate = rounds_estimate(*rounds, group, paired=paired)
+    """A metric by the rounds of both runs, those of the cell itself first in the group."""
+    ours, theirs = group[0]
+    estimate = rounds_estimate(ours, theirs, group[1:], paired=paired)
     if estimate is None:
-        side = "the baseline" if rounds[0] else "this run"
-        return _Found(None, (f"no interval: {side} has no {metric} of single rounds",))
+        side = "the baseline" if ours else "this run"
+        return _Found(value, baseline, None, (f"no interval: {side} has no {metric} of single rounds",))
+    now, then = _middle_pair(ours, theirs) if paired else (median(ours), median(theirs))
+    reasons: tuple[str, ...] = ()
     if estimate.standard_error is None:
-        reason = "no interval: one round does not show how far rounds scatter; measure more with --speedbench-rounds"
-        return _Found(estimate, (reason,))
-    return _Found(estimate)
+        reasons = (
+            "no interval: one round does not show how far rounds scatter; measure more with --speedbench-rounds",
+        )
+    return _Found(now, then, estimate, reasons)
+
+
+def _middle_pair(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+    """The two rounds whose ratio is the median of the pairs' ratios; of an even number, the middle two's mean."""
+    pairs = sorted(zip(ours, theirs, strict=False), key=lambda pair: pair[0] / pair[1])
+    low, high = pairs[(len(pairs) - 1) // 2], pairs[len(pairs) // 2]
+    return math.sqrt(low[0] * high[0]), math.sqrt(low[1] * high[1])
 
 
 def rounds_of(
-    metric: str, measurement: Measurement, baseline: Baseline | None, hardware_key: str
+    metric: str, now: Measurement, then: Measurement | None, *, paired: bool = False
 ) -> tuple[list[float], list[float]]:
-    """A metric in every round of this run, and of the baseline."""
-    stored = [] if baseline is None else _stored_rounds(metric, measurement, baseline, hardware_key)
-    return _rounds(metric, measurement), stored
+    """A metric in every round of this run, and of what it is compared with, where it can be compared.
+
+    Args:
+        metric: a field of `RoundFigures`.
+        now: of this run.
+        then: what it is compared with, if anything.
+        paired: whether round i was measured beside round i: a pair is whole, or it is left out.
+    """
+    ours = [_comparable(getattr(figures, metric)) for figures in now.rounds]
+    theirs = [_comparable(getattr(figures, metric)) for figures in then.rounds] if then else []
+    if paired:
+        whole = [each for each in zip(ours, theirs, strict=False) if None not in each]
+        ours, theirs = [one for one, _ in whole], [other for _, other in whole]
+    return [one for one in ours if one is not None], [other for other in theirs if other is not None]
 
 
-def _rounds(metric: str, measurement: Measurement) -> list[float]:
-    """A metric of every round, where it is a figure that can be compared."""
-    values = (getattr(figures, metric) for figures in measurement.rounds)
-    return [value for value in values if value is not None and math.isfinite(value) and value > 0]
+def _comparable(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) and value > 0 else None
 
 
-def _stored_rounds(
-    metric: str, measurement: Measurement, baseline: Baseline, hardware_key: str
-) -> list[float]:
-    cell_id = measurement.cell.id
-    if metric in ACCEPTANCE:
-        acceptance = baseline.acceptance.get(cell_id)
-        return list(acceptance.round_acceptance_length) if acceptance else []
-    throughput = baseline.throughput.get(hardware_key, {}).get(cell_id)
-    values = (getattr(figures, metric) for figures in throughput.rounds) if throughput else ()
-    return [value for value in values if value is not None]
-
-
-def _differing(then: Conditions, now: Conditions) -> tuple[str, ...]:
-    """What differs, one line each: `engine_version 0.31.0 -> 0.32.0`."""
-    lines = []
+def _differing(then: Reference, now: Conditions, hardware_key: str, tolerance: float) -> dict[str, str]:
+    """What differs, a line by name of the condition: `engine_version 0.31.0 -> 0.32.0`."""
+    lines = {}
     for item in fields(Conditions):
-        before, after = getattr(then, item.name), getattr(now, item.name)
-        if item.name not in _NOT_TOLD and before != after:
-            lines.append(f"{item.name} {_shown(before)} -> {_shown(after)}")
-    return tuple(lines)
+        before, after = getattr(then.conditions, item.name), getattr(now, item.name)
+        if item.name in _NOT_SHOWN or before == after:
+            continue
+        if isinstance(before, Mapping):
+            for name in sorted({*before, *after}):
+                if before.get(name) != after.get(name):
+                    line = f"{item.name} {name} {_shown(before.get(name))} -> {_shown(after.get(name))}"
+                    lines[f"{item.name} {name}"] = line
+        else:
+            lines[item.name] = f"{item.name} {_shown(before)} -> {_shown(after)}"
+    if then.hardware_key != hardware_key:
+        lines["hardware"] = (
+            f"hardware {then.hardware_key} -> {hardware_key}: compared at a tolerance of {100 * tolerance:.3g} %"
+        )
+    return lines
 
 
 def _shown(value: object) -> str:
@@ -270,10 +312,35 @@ def _shown(value: object) -> str:
     return "none" if value is None or value == "" else str(value)
 
 
-def _prompt_tokens(measurement: Measurement, stored: AcceptanceCell, pairing: Pairing) -> tuple[str, ...]:
+def _prompt_tokens(now: Measurement, then: Measurement, pairing: Pairing) -> dict[str, str]:
     """Another number of input tokens for the same texts: another tokenizer or chat template."""
-    requests = sum(tally.requests for tally in measurement.prompts)
-    same = pairing.complete and requests == sum(prompt.requests for prompt in stored.prompts)
-    if not same or measurement.prompt_tokens == stored.prompt_tokens:
-        return ()
-    return (f"prompt_tokens {stored.prompt_tokens} -> {measurement.prompt_tokens}",)
+    requests, before = (sum(tally.requests for tally in side.prompts) for side in (now, then))
+    if not pairing.complete or requests != before or now.prompt_tokens == then.prompt_tokens:
+        return {}
+    return {"prompt_tokens": f"prompt_tokens {then.prompt_tokens} -> {now.prompt_tokens}"}
+
+
+def _streaming(now: Measurement, then: Measurement) -> dict[str, str]:
+    """Another way of streaming: the first token together with later steps, or several steps in one event.
+
+    Both move user TPS and step latency as they are measured, and neither is a change of speed.
+    """
+    lines = {}
+    first = [side.metrics.get("first_arrival_tokens") for side in (then, now)]
+    if first[0] and first[1] and abs(first[1] - first[0]) >= _STREAMED_OTHERWISE:
+        lines["first_arrival_tokens"] = (
+            f"streaming: the first arrival of a request brings {first[1]:.2f} tokens, and brought {first[0]:.2f}"
+        )
+    steps = [_steps_per_arrival(side) for side in (then, now)]
+    if steps[0] and steps[1] and abs(steps[1] - steps[0]) >= _STREAMED_OTHERWISE:
+        lines["tokens_per_arrival"] = (
+            f"streaming: a later arrival brings {steps[1]:.2f} steps, and brought {steps[0]:.2f}"
+        )
+    return lines
+
+
+def _steps_per_arrival(side: Measurement) -> float | None:
+    """Decode steps in an arrival after the first, by the acceptance length of the rounds."""
+    tokens = side.metrics.get("tokens_per_arrival")
+    lengths = [figures.acceptance_length for figures in side.rounds if figures.acceptance_length]
+    return tokens / median(lengths) if tokens and lengths else None

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
-from pytest_speedbench.gate.baseline import AcceptancePrompt, ThroughputPrompt
 from pytest_speedbench.metrics.degenerate import is_trivial
 from pytest_speedbench.metrics.measurement import PromptTally
 
 PAIRED_SHARE = 0.9
 """Share of the prompts that must be the baseline's, word for word."""
-
-_Stored = TypeVar("_Stored", bound="AcceptancePrompt | ThroughputPrompt")
 
 
 @dataclass(frozen=True)
@@ -33,13 +29,21 @@ class Pairing:
 
 
 def matched(
-    tallies: Sequence[PromptTally], prompts: Sequence[_Stored]
-) -> tuple[list[tuple[PromptTally, _Stored]], Pairing]:
-    """Pair prompts by question id and text."""
-    known: Mapping[str, _Stored] = {prompt.id: prompt for prompt in prompts}
+    tallies: Sequence[PromptTally], stored: Sequence[PromptTally]
+) -> tuple[list[tuple[PromptTally, PromptTally]], Pairing]:
+    """Pair prompts by question id and text.
+
+    Args:
+        tallies: of the run.
+        stored: of its baseline.
+
+    Returns:
+        (run, baseline) of each prompt that both have, and how many they are.
+    """
+    known: Mapping[str, PromptTally] = {tally.question_id: tally for tally in stored}
     same_id = [(tally, known[tally.question_id]) for tally in tallies if tally.question_id in known]
-    same = [(tally, prompt) for tally, prompt in same_id if tally.digest == prompt.digest]
-    return same, Pairing(len(same), len(tallies), len(prompts), len(same_id) - len(same))
+    same = [(now, then) for now, then in same_id if now.digest == then.digest]
+    return same, Pairing(len(same), len(tallies), len(stored), len(same_id) - len(same))
 
 
 def too_few(pairing: Pairing, *, both_ways: bool) -> str | None:
@@ -89,7 +93,7 @@ class Degenerate:
 
 def degenerate(
     tallies: Sequence[PromptTally],
-    both: Sequence[tuple[PromptTally, AcceptancePrompt | ThroughputPrompt]] = (),
+    both: Sequence[tuple[PromptTally, PromptTally]] = (),
 ) -> Degenerate:
     """Count the requests whose output cannot be trusted.
 
@@ -100,7 +104,7 @@ def degenerate(
     trivial = {
         now.question_id
         for now, then in both
-        if is_trivial(now.output_tokens / now.requests, then.tokens / then.requests)
+        if is_trivial(now.output_tokens / now.requests, then.output_tokens / then.requests)
     }
     return Degenerate(
         latched=sum(

@@ -19,7 +19,7 @@ INTERVAL_S = 0.005
 
 @dataclass(frozen=True)
 class ClientLoad:
-    """What a round cost a client process; the fields are `RoundRecord`'s of the same names."""
+    """What a round cost the client; the fields are `RoundRecord`'s of the same names."""
 
     client_busy: float
     client_waiting: float

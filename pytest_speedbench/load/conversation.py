@@ -43,11 +43,6 @@ class Prepared:
     note: str = ""
     """Why prompts did not go out as token ids, if there was a fault."""
 
-    @property
-    def turns(self) -> int:
-        """Requests that one pass over the prompts takes."""
-        return sum(len(prompt.turns) for prompt in self.prompts)
-
 
 def prepare(
     engine: Engine,

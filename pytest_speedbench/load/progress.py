@@ -51,11 +51,6 @@ class Progress:
         self._begun_s = self._drawn_s = 0.0
         self._drawn = ""
 
-    @property
-    def enabled(self) -> bool:
-        """Whether anything is written at all."""
-        return self._write is not None
-
     def begin(self, total: int) -> None:
         """Start over with `total` requests to come, all rounds of the cell together."""
         self._total, self._done, self._tokens, self._tokens_known = total, 0, 0, True

@@ -100,18 +100,16 @@ class RoundRecord:
     """Difference over the round, where the engine counts per server only."""
     client_busy: float = 0.0
     """Share of the round in which the client's own thread was computing; near 1 it is the client's speed that
-    was measured. Of several client processes, the busiest one's."""
+    was measured."""
     client_waiting: float = 0.0
     """Share of the round in which that thread had work to do and no core to do it on. What is left of the round
     beside both shares is the client's reserve. 0 where the system does not tell (it is Linux that does)."""
     loop_lag_s_p99: float = 0.0
     """How late the client's event loop came to what was due, 99th percentile in seconds: as late can a next request
-    be, and where the kernel stamps nothing (`load.wire.kernel_stamps`) a time stamp. Of several client processes, the latest one's."""
+    be, and where the kernel stamps nothing (`load.wire.kernel_stamps`) a time stamp."""
     other_processes_busy: float | None = None
     """Share of the processors' time that went to neither engine nor client (`load.other_processes`); None where the engine
     was not launched here."""
-    client_processes: int = 1
-    """How many processes shared the streams."""
 
     @property
     def failed(self) -> int:

@@ -15,6 +15,7 @@ from pytest_speedbench.errors import EngineError
 from pytest_speedbench.load.client_load import ClientLoad, ClientLoadMeter
 from pytest_speedbench.load.conversation import Prepared, encoder_threads, next_call
 from pytest_speedbench.load.decode import Decoded, Exchange, decode, excerpt
+from pytest_speedbench.load.plan import RoundPlan
 from pytest_speedbench.load.wire.connection import Connection, Response
 from pytest_speedbench.load.wire.endpoint import Endpoint
 from pytest_speedbench.load.wire.recording import Recording
@@ -35,9 +36,6 @@ UNPACKED_BYTES = 2**28
 PACKED_AT_ONCE = 16
 """Responses that are packed in one go: 0.3 ms."""
 
-Conversations = Iterator[tuple[int, int]]
-"""(index of the prompt, repeat) of every conversation of a round, in order."""
-
 
 class Silence(Exception):
     """Nothing arrived for too long."""
@@ -51,9 +49,7 @@ class Round:
         engine: Engine,
         url: str,
         prepared: Prepared,
-        slots: int,
-        conversations: Conversations,
-        request_timeout_s: float,
+        plan: RoundPlan,
         alive: Callable[[], str | None],
         progress: Progress | None,
     ) -> None:
@@ -63,12 +59,12 @@ class Round:
         self.over: str | None = None
         """Why no more requests are sent."""
         self.in_flight: dict[Response, Connection] = {}
-        self.conversations = conversations
+        self.conversations = plan.order(prepared)
         self.threads: Executor
         self.one_decoder = threading.Lock()
         """Decoding holds the interpreter: of several threads that want it, the one of the streams is but one."""
-        self.request_timeout_s = request_timeout_s
-        self._slots = slots
+        self.request_timeout_s = plan.request_timeout_s
+        self._slots = plan.batch_size
         self.turns: list[Decoded] = []
         """Those that are decoded already: a further turn needed them."""
         self.exchanges: list[Exchange] = []
@@ -78,15 +74,14 @@ class Round:
         self._progress = progress
         self.last_response_s = 0.0
 
-    async def drive(self, when_ready: Callable[[], None]) -> ClientLoad:
-        """Send everything; `when_ready` is called once all connections are open, and may block."""
+    async def drive(self) -> ClientLoad:
+        """Send everything, once all connections are open."""
         slots = [Slot(self) for _ in range(self._slots)]
         try:
             for first in range(0, len(slots), OPENED_AT_ONCE):
                 opening = (slot.open() for slot in slots[first : first + OPENED_AT_ONCE])
                 if any(await asyncio.gather(*opening, return_exceptions=True)):
                     break  # it is told by the requests that will want a connection
-            when_ready()
             watch = asyncio.create_task(self._watch())
             with encoder_threads() as self.threads, ClientLoadMeter() as meter:
                 await asyncio.gather(*(slot.work() for slot in slots))

@@ -1,19 +1,20 @@
-"""Measure one cell: warm-up, then rounds, each from a clean start and between two readings of the counters."""
+"""Measure one round of a cell: warm-up if asked for, then the round, between two readings of the counters."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from pytest_speedbench.engines.base import Counters
 from pytest_speedbench.errors import EngineError
 from pytest_speedbench.load.conversation import Prepared, warm_up
-from pytest_speedbench.load.driver import always_alive, one_pass, requests_of, run_round
-from pytest_speedbench.load.processes import run_round_shared
+from pytest_speedbench.load.driver import Driven, always_alive, drive
+from pytest_speedbench.load.other_processes import OtherProcesses
+from pytest_speedbench.load.plan import RoundPlan
 from pytest_speedbench.load.records import RoundRecord
 
 if TYPE_CHECKING:
@@ -27,84 +28,53 @@ _SETTLED_S = 5.0
 _LOOK_EVERY_S = 0.05
 
 
-def measure_rounds(
+def record_round(
     engine: Engine,
     control: Control,
     prepared: Prepared,
-    batch_size: int,
+    plan: RoundPlan,
     *,
-    rounds: int = 1,
     warmup: int = 0,
-    conversations: int | None = None,
-    client_processes: int = 1,
-    request_timeout_s: float = 600.0,
     alive: Callable[[], str | None] = always_alive,
     progress: Progress | None = None,
-) -> tuple[RoundRecord, ...]:
-    """Measure a cell's prompts at one batch size.
+    watch_others: bool = False,
+) -> RoundRecord:
+    """Send a cell's prompts once, from a clean start and between two readings of the counters.
 
-    Before each round the engine forgets what went before (`Engine.reset`): a prefix cache or an n-gram pool
+    Before the round the engine forgets what went before (`Engine.reset`): a prefix cache or an n-gram pool
     that has seen the prompts would be measured instead of the drafter.
 
     Args:
         engine: what is measured.
         control: the running server; must be idle but for us.
         prepared: what to send.
-        batch_size: requests in flight at once.
-        rounds: measured passes.
-        warmup: unmeasured requests before them, with a short output, at most `batch_size` at once.
-        conversations: of each round, as in `run_round`.
-        client_processes: how many processes share the streams of a measured round.
-        request_timeout_s: as in `run_round`.
-        alive: as in `run_round`.
-        progress: one line for all rounds; warm-up is not counted.
-
-    Returns:
-        One record for each round. A round with a failed request is the last one: the cell is invalid, whatever
-        would follow.
+        plan: how.
+        warmup: unmeasured requests before the round, with a short output, at most `plan.batch_size` at once.
+        alive: as in `drive`.
+        progress: one line; warm-up is not counted.
+        watch_others: whether to measure what other processes took of the processors; the engine must run below this one.
 
     Raises:
-        EngineError: the engine is dead before a round, computes fewer requests at once than the batch size, or
+        EngineError: the engine is dead before the round, computes fewer requests at once than the batch size, or
             a control call failed.
     """
-
-    def one_round(
-        what: Prepared, in_flight: int, how_many: int, shown: Progress | None, processes: int
-    ) -> RoundRecord:
-        send = run_round if processes == 1 else partial(run_round_shared, processes=processes)
-        return send(
-            engine,
-            control.url,
-            what,
-            in_flight,
-            conversations=how_many,
-            request_timeout_s=request_timeout_s,
-            alive=alive,
-            progress=shown,
-        )
-
-    done: list[RoundRecord] = []
-    how_many = one_pass(prepared, batch_size) if conversations is None else conversations
     _refuse_dead(alive)
-    _refuse_to_queue(engine, control, batch_size)
+    _refuse_to_queue(engine, control, plan.batch_size)
     try:
         if progress is not None:
-            progress.begin(rounds * requests_of(prepared, how_many))
+            progress.begin(plan.requests(prepared))
         if warmup > 0:
+            _warm_up(engine, control, prepared, plan, warmup, alive)
             _refuse_dead(alive)
-            one_round(warm_up(engine, prepared, warmup), min(batch_size, warmup), warmup, None, 1)
-        while len(done) < rounds and not (done and done[-1].failed):
-            _refuse_dead(alive)
-            engine.reset(control)
-            before = engine.server_counters(control) if _server_tells(engine) else None
-            record = one_round(prepared, batch_size, how_many, progress, client_processes)
-            if before is not None:
-                record = replace(record, server_counters=_counted_since(before, engine, control, record))
-            done.append(record)
+        engine.reset(control)
+        before = engine.server_counters(control) if _server_tells(engine) else None
+        with OtherProcesses() if watch_others else nullcontext() as others:
+            driven = drive(engine, control.url, prepared, plan, alive=alive, progress=progress)
+        counted = None if before is None else _counted_since(before, engine, control, driven)
     finally:
         if progress is not None:
             progress.end()
-    return tuple(done)
+    return driven.record(plan, prepared, counted, None if others is None else others.share)
 
 
 def difference(after: Counters, before: Counters) -> Counters:
@@ -129,6 +99,21 @@ def difference(after: Counters, before: Counters) -> Counters:
     return counted
 
 
+def _warm_up(
+    engine: Engine,
+    control: Control,
+    prepared: Prepared,
+    plan: RoundPlan,
+    requests: int,
+    alive: Callable[[], str | None],
+) -> None:
+    before = engine.server_counters(control) if _server_tells(engine) else None
+    smaller = replace(plan, batch_size=min(plan.batch_size, requests), conversations=requests)
+    driven = drive(engine, control.url, warm_up(engine, prepared, requests), smaller, alive=alive)
+    if before is not None:  # what is counted late would be counted to the round
+        _counted_since(before, engine, control, driven)
+
+
 def _server_tells(engine: Engine) -> bool:
     """Whether a server has to be asked for what responses do not tell."""
     return not engine.counts_per_request or engine.server_counts_more
@@ -138,24 +123,27 @@ def _since(after: int | None, before: int | None) -> int | None:
     return None if after is None or before is None else after - before
 
 
-def _counted_since(
-    before: Counters, engine: Engine, control: Control, record: RoundRecord
-) -> Counters | None:
-    """What was counted in a round, once all of it is: a server may send a token first and count it then."""
-    sent = sum(request.output_tokens for request in record.requests)
+def _counted_since(before: Counters, engine: Engine, control: Control, driven: Driven) -> Counters | None:
+    """What was counted in a round, once all of it is: a server may send a token first and count it then.
+
+    A server that does not count its output tokens is read until two readings are alike.
+    """
+    sent = sum(request.output_tokens for request in driven.requests)
     give_up = time.monotonic() + _SETTLED_S
+    last: Counters | None = None
     try:
         while True:
             after = engine.server_counters(control)
             counted = None if after is None else difference(after, before)
-            missing = (
-                counted is not None and counted.output_tokens is not None and counted.output_tokens < sent
-            )
-            if not missing or record.failed or time.monotonic() > give_up:
+            if counted is None or driven.failed or time.monotonic() > give_up:
                 return counted
+            settled = counted == last if counted.output_tokens is None else counted.output_tokens >= sent
+            if settled:
+                return counted
+            last = counted
             time.sleep(_LOOK_EVERY_S)
     except EngineError:
-        if record.failed:  # an engine that died in the round: the failed requests say it better
+        if driven.failed:  # an engine that died in the round: the failed requests say it better
             return None
         raise
 

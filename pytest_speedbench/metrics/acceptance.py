@@ -25,12 +25,12 @@ class StepCounts:
     steps: int
     """Decode steps of the target model, with a draft or without."""
     drafted_steps: int | None
-    """None where the engine does not tell them, as with the two below."""
+    """None where the engine does not report them, as with the two below."""
     drafted_tokens: int | None
     accepted_tokens: int
     """Drafts accepted by verification, those cut off at the end of the output included."""
     accepted_per_position: tuple[int, ...]
-    """Steps in which the drafts at positions 1..i were all accepted, for i = 1, 2, ... k; empty where not told."""
+    """Steps in which the drafts at positions 1..i were all accepted, for i = 1, 2, ... k; empty where not reported."""
     spare_steps: int
     """How many decode steps more than `steps` the counters allow, if steps without a draft were among them."""
     every_step_drafts: bool
@@ -85,25 +85,25 @@ def count_steps(
     if drafts == "never":
         return StepCounts(requests, output_tokens, decode_tokens, 0, 0, 0, (), 0, every_step_drafts=False)
     if counters is None:
-        raise ValueError(f"steps of method {method} cannot be told without counters")
-    told = counters.decode_steps
+        raise ValueError(f"steps of method {method} cannot be known without counters")
+    reported = counters.decode_steps
     fewest = max(counters.drafted_steps or 0, decode_tokens - counters.accepted_tokens)
     most = min(decode_tokens - counters.accepted_tokens + counters.draft_length * requests, decode_tokens)
     return StepCounts(
         requests,
         output_tokens,
-        fewest if told is None else told,
+        fewest if reported is None else reported,
         counters.drafted_steps,
         counters.drafted_tokens,
         counters.accepted_tokens,
         counters.accepted_per_position,
-        max(most - fewest, 0) if told is None else 0,
+        max(most - fewest, 0) if reported is None else 0,
         drafts == "always" and counters.drafted_steps is not None,
     )
 
 
 def counts_of(method: Method | str, request: RequestRecord) -> StepCounts | None:
-    """A request's own counts; None where only its engine could have told them and did not.
+    """A request's own counts; None where only its engine could have reported them and did not.
 
     Args:
         method: how its tokens were drafted; `none` needs no counters.
@@ -117,16 +117,16 @@ def counts_of(method: Method | str, request: RequestRecord) -> StepCounts | None
 
 
 def with_steps_of_server(counts: StepCounts, on_server: Sequence[Counters | None]) -> StepCounts:
-    """Counts of all requests with the decode steps that only their server tells.
+    """Counts of all requests with the decode steps that only their server reports.
 
     Args:
-        counts: summed over what the responses of all rounds told.
+        counts: summed over what the responses of all rounds report.
         on_server: what the server counted in each round.
 
     Returns:
-        The counts, exact where every round tells all its decode steps; as they were, if not or if nothing is open.
+        The counts, exact where every round reports all its decode steps; as they were, if not or if nothing is open.
     """
-    steps = _sum(None if told is None else told.decode_steps for told in on_server)
+    steps = _sum(None if counted is None else counted.decode_steps for counted in on_server)
     if steps is None or not on_server or not counts.uncertain_steps:
         return counts
     return replace(counts, steps=steps, spare_steps=0)
@@ -139,12 +139,12 @@ def disagreement(counts: StepCounts, on_server: Counters) -> str | None:
         counts: summed over the responses of the round.
         on_server: what the server counted in it.
     """
-    for what, told, own in (
+    for what, counted, own in (
         ("output tokens", on_server.output_tokens, counts.output_tokens),
         ("accepted drafts", on_server.accepted_tokens, counts.accepted_tokens),
     ):
-        if told is not None and told != own:
-            return f"the server counted {told} {what}, and its responses {own}"
+        if counted is not None and counted != own:
+            return f"the server counted {counted} {what}, and its responses {own}"
     steps, most = on_server.decode_steps, counts.steps + counts.uncertain_steps
     if steps is not None and not counts.steps <= steps <= most:
         allowed = f"{counts.steps}" if most == counts.steps else f"{counts.steps} to {most}"
@@ -181,10 +181,10 @@ def inconsistency(
         )
 
     decode_tokens = output_tokens - requests
-    told = counters.decode_steps
-    steps = drafted if told is None else told
+    reported = counters.decode_steps
+    steps = drafted if reported is None else reported
     if steps is None:
-        return "neither all decode steps nor those with a draft are told"
+        return "neither all decode steps nor those with a draft are reported"
     if drafted is not None and drafted > steps:
         return f"{drafted} steps had a draft, of {steps} steps"
     if steps > decode_tokens:
@@ -195,11 +195,11 @@ def inconsistency(
             f"{steps} steps and {accepted} accepted drafts make {overshoot} tokens more than the "
             f"{decode_tokens} that came, and the last step can lose {counters.draft_length} at most"
         )
-    if told is None and drafts != "always":
+    if reported is None and drafts != "always":
         return None
     undrafted = max(_UNDRAFTED_STEPS * requests, int(_UNDRAFTED_SHARE * (steps - overshoot)))
-    if -overshoot > (undrafted if told is None else 0):
-        why = "" if told is not None else f", and with method {method} every step has a draft"
+    if -overshoot > (undrafted if reported is None else 0):
+        why = "" if reported is not None else f", and with method {method} every step has a draft"
         return (
             f"{steps} steps and {accepted} accepted drafts leave {-overshoot} of {decode_tokens} tokens "
             f"unexplained{why}"

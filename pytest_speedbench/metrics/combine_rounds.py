@@ -185,16 +185,16 @@ def _accept(
     pooled: StepCounts | None,
     drafts: StepCounts | None,
 ) -> None:
-    """Fill in what the counters tell of all requests together.
+    """Fill in what the counters say of all requests together.
 
-    `pooled` tells all steps, and `drafts` which of them had a draft: another sum where only the server told that.
+    `pooled` holds all steps, and `drafts` which of them had a draft: another sum where only the server reports that.
     """
     if pooled is None or drafts is None:
         missing.update(dict.fromkeys(_ACCEPTANCE, _no_steps(pooled, method)))
         return
-    untold = "the engine does not tell {}"
+    unreported = "the engine does not report {}"
     no_step, no_token = (
-        untold.format(what) if number is None else reason
+        unreported.format(what) if number is None else reason
         for what, number, reason in (
             ("which steps had a draft", drafts.drafted_steps, "no step had a draft"),
             ("how many tokens were drafted", drafts.drafted_tokens, "no token was drafted"),
@@ -218,7 +218,7 @@ def _accept(
 def _no_steps(pooled: StepCounts | None, method: Method | str) -> str:
     if pooled is None and method_of(method).drafts == "unknown":
         return (
-            "not available: the endpoint tells neither its decode steps nor, event by event, how its output grew "
+            "not available: the endpoint reports neither its decode steps nor, event by event, how its output grew "
             "(stream_options.continuous_usage_stats)"
         )
     if pooled is None:
@@ -331,10 +331,10 @@ def _notes(method: Method | str, rounds: Sequence[MeasuredRound], pooled: StepCo
     late_s = max(round_.loop_lag_s_p99 for round_ in rounds)
     if _CLIENT_LATE_S < late_s <= CLIENT_LATE_S:
         notes.append(f"the client came up to {1000 * late_s:.0f} ms late to what had arrived (p99)")
-    neighbours = [round_.other_processes_busy or 0.0 for round_ in rounds]
-    if max(neighbours) > _OTHER_PROCESSES_BUSY:
+    others = [round_.other_processes_busy or 0.0 for round_ in rounds]
+    if max(others) > _OTHER_PROCESSES_BUSY:
         notes.append(
-            f"other processes took {max(neighbours):.0%} of these processors in a round ({fmean(neighbours):.0%} of all "
+            f"other processes took {max(others):.0%} of these processors in a round ({fmean(others):.0%} of all "
             "rounds): an unchanged engine is slower then"
         )
     streamed = sum(round_.streamed_tokens for round_ in rounds)
@@ -342,10 +342,10 @@ def _notes(method: Method | str, rounds: Sequence[MeasuredRound], pooled: StepCo
     if streamed != usage:
         notes.append(f"the streams held {streamed} tokens, and the engine counted {usage}")
     if any(tally.latched is None for round_ in rounds for tally in round_.tallies):
-        notes.append("the engine tells no token ids: nobody looked whether outputs repeat themselves")
-    untold = sum(round_.untold_prompt_tokens for round_ in rounds)
-    if untold:
-        notes.append(f"{_requests(untold)} came without a count of prompt tokens")
+        notes.append("the engine returns no token ids: whether outputs repeat themselves was not checked")
+    uncounted = sum(round_.uncounted_prompt_tokens for round_ in rounds)
+    if uncounted:
+        notes.append(f"{_requests(uncounted)} came without a count of prompt tokens")
     return notes
 
 

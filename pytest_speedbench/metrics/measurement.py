@@ -44,6 +44,8 @@ class RoundFigures:
     step_latency_s: float | None
     """Mean over steps."""
     speedup: float | None = None
+    other_processes_busy: float | None = None
+    """Share of the processors' time that went to neither engine nor client."""
 
 
 @dataclass(frozen=True)
@@ -75,5 +77,7 @@ class Measurement:
     tokenization: str = ""
     estimated: bool = False
     """Whether stream events were taken for decode steps, so that acceptance length is an estimate: `~2.65 estimated`."""
+    output_length: int | None = None
+    """Output tokens of each request at most, where a test asks for another number than the run."""
     prompt_tokens: int = 0
     """Input tokens of all requests; a change betrays another tokenizer or chat template."""

@@ -37,9 +37,9 @@ class MeasuredRound:
     times: Mapping[str, float]
     """Metrics of the client's clock; of several rounds the median counts."""
     counts: StepCounts | None
-    """All decode steps; None where nobody told them."""
+    """All decode steps; None where neither the responses nor the server report them."""
     drafts: StepCounts | None
-    """Which steps had a draft: other sums than `counts` where only the server tells that."""
+    """Which steps had a draft: other sums than `counts` where only the server reports that."""
     steps_of_requests: bool
     """Whether the steps of each single request are known."""
     mean_of_requests: float | None
@@ -64,7 +64,7 @@ class MeasuredRound:
     at_once: int
     """Requests all of whose tokens arrived at one moment."""
     streamed_tokens: int
-    untold_prompt_tokens: int
+    uncounted_prompt_tokens: int
     """Requests without a count of their prompt tokens."""
     client_busy: float
     loop_lag_s_p99: float
@@ -107,6 +107,7 @@ def measure_round(method: Method | str, round_: RoundRecord, prompts: Sequence[P
             user_tps=times.get("user_tps"),
             acceptance_length=acceptance.acceptance_length(pooled) if pooled else None,
             step_latency_s=times.get("step_latency_s_mean"),
+            other_processes_busy=round_.other_processes_busy,
         ),
         times=times,
         counts=pooled,
@@ -127,7 +128,7 @@ def measure_round(method: Method | str, round_: RoundRecord, prompts: Sequence[P
         repeats=max((request.repeat for request in requests), default=0),
         at_once=sum(request.output_tokens > 1 and not throughput.is_timed(request) for request in delivered),
         streamed_tokens=sum(request.arrivals.total_tokens for request in delivered),
-        untold_prompt_tokens=sum(request.prompt_tokens is None for request in delivered),
+        uncounted_prompt_tokens=sum(request.prompt_tokens is None for request in delivered),
         client_busy=round_.client_busy,
         loop_lag_s_p99=round_.loop_lag_s_p99,
         other_processes_busy=round_.other_processes_busy,
@@ -137,7 +138,7 @@ def measure_round(method: Method | str, round_: RoundRecord, prompts: Sequence[P
 def _server_counts(
     method: Method | str, round_: RoundRecord, delivered: Sequence[RequestRecord]
 ) -> StepCounts | None:
-    """Counts of a server that counts for all requests at once."""
+    """Counts of a server that counts for all requests together."""
     if not delivered or round_.server_counters is None:
         return None
     tokens = sum(request.output_tokens for request in delivered)
@@ -182,7 +183,7 @@ def _times(
 def _step_latency(
     delivered: Sequence[RequestRecord], steps: Sequence[int] | None, pooled: StepCounts | None
 ) -> dict[str, float]:
-    """Seconds per step: of every request where each tells its steps, and the mean of all steps together."""
+    """Seconds per step: of every request where each reports its steps, and the mean of all steps together."""
     times = {}
     if steps is not None:
         times = latency.spread("step_latency_s", latency.step_latency_s(delivered, steps))
@@ -192,7 +193,7 @@ def _step_latency(
         seconds = sum(throughput.decode_s(request) for request in delivered)
         return {"step_latency_s_mean": seconds / pooled.steps} if seconds > 0 else {}
     if times:
-        times["step_latency_s_mean"] *= sum(steps) / pooled.steps  # some may be told by the server only
+        times["step_latency_s_mean"] *= sum(steps) / pooled.steps  # some may be reported by the server only
     return times
 
 
@@ -239,7 +240,7 @@ def _tallies(
 
 
 def _latched(requests: Sequence[RequestRecord]) -> int | None:
-    """How many outputs repeat themselves; None where the engine tells no token ids."""
+    """How many outputs repeat themselves; None where the engine returns no token ids."""
     outputs = [request.token_ids for request in requests if request.token_ids is not None]
     return sum(map(repeats_itself, outputs)) if len(outputs) == len(requests) else None
 

@@ -38,7 +38,7 @@ def pareto_curves(measurements: Iterable[Measurement]) -> tuple[ParetoCurve, ...
     Only categories that were measured at all of these batch sizes count, so that one mixture is compared.
 
     Args:
-        measurements: of one run; mean cells, invalid ones and those that nobody could time are left out.
+        measurements: of one run; mean cells, invalid ones and those that could not be timed are left out.
     """
     splits: dict[str, dict[int, dict[str, tuple[float, float]]]] = {}
     for measurement in measurements:

@@ -18,7 +18,7 @@ CLIENT_LATE_S = 0.25
 and where the kernel stamps nothing (`load.wire.kernel_stamps`) so do arrivals. On a quiet machine it is 1 to 5 ms at 512 streams;
 of a client that is flooded, seconds."""
 _LONG_ENOUGH_S = 1.0
-"""A round that is shorter tells no percentile of lateness."""
+"""A shorter round has no meaningful percentile of lateness."""
 
 
 def problems_of(
@@ -56,7 +56,7 @@ def overload_of(round_: RoundRecord) -> str | None:
         return None
     busy, waiting = round_.client_busy, round_.client_waiting
     cure = (
-        f"share the streams (--speedbench-client-processes={round_.client_processes + 1}), or use a smaller batch size"
+        "use a smaller batch size, or a machine with faster cores"
         if busy >= waiting
         else "it had no free core: leave it one"
     )
@@ -129,7 +129,7 @@ def _unaccounted(round_: RoundRecord, prompts: Sequence[Prompt]) -> list[str]:
         _called(question_id, repeat, turn)
         for question_id, repeat in sorted(sent | {(question_id, 0) for question_id in turns_of})
         if (question_id, repeat)
-        not in broken  # its later turns cannot follow a failed one, which is told already
+        not in broken  # its later turns cannot follow a failed one, which is reported already
         for turn in range(turns_of.get(question_id, 0))
         if (question_id, repeat, turn) not in seen
     ]

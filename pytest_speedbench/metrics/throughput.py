@@ -137,8 +137,9 @@ def decode_s(request: RequestRecord, steps: int | None = None) -> float:
         decode_s = span * steps / (steps - those of the first arrival).
 
     How many steps those are is in general not known. They are at least as many as it takes to deliver that many
-    tokens with full drafts, and at most as many as leave a step for each later arrival; often the two are one number. Between
-    the two they are taken in proportion to tokens, as they are where the engine does not report a request's steps.
+    tokens with full drafts, and at most as many as leave a step for each later arrival. Where the two are one number
+    it is taken, else, and where the engine does not report a request's steps, a share in proportion to tokens: too many
+    for one request, too few for another, and right on average.
 
     Args:
         request: one that delivered a token.
@@ -146,23 +147,20 @@ def decode_s(request: RequestRecord, steps: int | None = None) -> float:
     """
     tokens = request.output_tokens - 1
     early = first_arrival_tokens(request) - 1
-    if not 0 < early < tokens:
+    if not 0 < early < tokens or not is_timed(request):
         return span_s(request)
-    whole = tokens if steps is None else steps
+    whole = steps or tokens  # no step at all is what inconsistent counters come to
     return span_s(request) * whole / (whole - _steps_of_first_arrival(request, steps, early, tokens))
 
 
 def _steps_of_first_arrival(request: RequestRecord, steps: int | None, early: int, tokens: int) -> float:
     """Steps that the tokens took that arrived with the first one; in tokens where steps are not known."""
-    if steps is None:
+    if not steps:
         return early
     draft_length = request.counters.draft_length if request.counters is not None else 0
-    in_proportion = steps * early / tokens
     fewest = -(-early // (1 + draft_length))
     most = steps - (len(request.arrivals) - 1)
-    if fewest > most:  # one step in several arrivals, or steps that are a lower bound
-        return in_proportion
-    return min(max(in_proportion, fewest), most)
+    return fewest if fewest == most else steps * early / tokens
 
 
 def first_arrival_tokens(request: RequestRecord) -> int:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import suppress
-from dataclasses import replace
 
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.errors import BaselineError, NotMeasured, SpeedBenchError
-from pytest_speedbench.gate.baseline import Baseline, Conditions, merge, refuse
+from pytest_speedbench.gate.baseline import (
+    Baseline,
+    Conditions,
+    OtherTarget,
+    Reference,
+    References,
+    refuse,
+)
 from pytest_speedbench.gate.check import Verdict
 from pytest_speedbench.gate.explain.cause import Cause, explain, explain_mean
 from pytest_speedbench.gate.explain.decomposition import Compared
@@ -50,11 +55,10 @@ class Judge:
         self._possible = sum(len(ledger[cell].plan.judged) for cell in ledger)
         """Upper bound on the number of checks; unused ones make the run stricter than alpha."""
 
-    def conditions(self, cell: Cell | None = None) -> Conditions:
-        """Conditions of the run's target, as a cell was measured."""
-        conditions = self._schedule.main.conditions(self._date, self._commit)
-        length = None if cell is None else self._ledger[cell].plan.output_length
-        return conditions if length is None else replace(conditions, output_length=length)
+    @property
+    def conditions(self) -> Conditions:
+        """Conditions of the run's target."""
+        return self._schedule.main.conditions(self._date, self._commit)
 
     def settle(self, cell: Cell, metric: str) -> None:
         """Judge a metric of a cell unless that is done; its whole group is judged with it.
@@ -121,7 +125,7 @@ class Judge:
             rounds=self._schedule.rounds(cell),
             max_rounds=self._schedule.max_rounds(metric, cell),
             tolerance=self._tolerance,
-            conditions=self.conditions(cell),
+            conditions=self.conditions,
             hardware_key=hardware.key,
             paired=Role.AGAINST in self._schedule.runs,
             degenerate_share=self._settings.degenerate,
@@ -141,32 +145,32 @@ class Judge:
             name = run.settings.target.name
             raise type(error)(f"{name} cannot serve as a reference: {error}") from None
 
-    def _compared_with(self, cells: Sequence[Cell]) -> Baseline | None:
+    def _compared_with(self, cells: Sequence[Cell]) -> References | None:
         """The file's content, or the other target's measurements of this run."""
         other = self._schedule.runs.get(Role.AGAINST)
         if other is None:
             return self._baseline
         assert other.hardware is not None
-        measurements = []
+        conditions, hardware_key = other.conditions(self._date, self._commit), other.hardware.key
+        references = {}
         for cell in cells:
-            with suppress(SpeedBenchError):
+            try:
                 self._refuse_other(cell)
-                measurements.append(measured(self._ledger, cell, Role.AGAINST))
-        conditions = other.conditions(self._date, self._commit)
-        return merge(other.settings.target.name, None, measurements, conditions, other.hardware.key)
+            except SpeedBenchError:
+                continue
+            measurement = measured(self._ledger, cell, Role.AGAINST)
+            references[cell] = Reference(measurement, conditions.of(measurement), hardware_key)
+        return OtherTarget(other.settings.target.name, references)
 
     def _cause(self, cell: Cell, regressed: Sequence[str]) -> Cause | None:
         """Who is to blame for what regressed in a cell; None where nothing did."""
         hardware = self._schedule.main.hardware
         group = self._ledger.group_of(cell)
-        baseline = self._compared_with(group) if regressed else None
-        if baseline is None or hardware is None:
+        references = self._compared_with(group) if regressed else None
+        if references is None or hardware is None:
             return None
-        stored = baseline.throughput.get(hardware.key, {})
         compared = {
-            each: Compared(
-                measured(self._ledger, each), baseline.acceptance.get(each.id), stored.get(each.id)
-            )
+            each: Compared.of(measured(self._ledger, each), references, hardware.key)
             for each in group
             if any(metric in self._ledger[each].settled for metric in regressed)
         }

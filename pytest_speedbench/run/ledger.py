@@ -51,6 +51,8 @@ class Side:
     """Rounds that were measured again because the load client had been late."""
     error: str | None = None
     """Why no further round can be measured: the engine did not start, died, or a test was interrupted."""
+    output_length: int | None = None
+    """Output tokens of each request, where tests ask for another number than the run."""
     note: str = ""
     """About the prompts as they went out."""
     random_control: Mapping[str, float] | None = None
@@ -84,6 +86,7 @@ class Side:
             notes=(*whole.notes, *(note for note in notes if note)),
             problems=(*whole.problems, *problems),
             random_control=self.random_control,
+            output_length=self.output_length,
         )
 
 
@@ -250,7 +253,9 @@ class Ledger:
     def forget_measurements(self, cell: Cell) -> None:
         """Forget what was measured of a cell that was never judged, so that it can be measured anew."""
         fresh = {
-            role: Side(side.cell, side.target, side.method, measuring_s=side.measuring_s)
+            role: Side(
+                cell, side.target, side.method, output_length=side.output_length, measuring_s=side.measuring_s
+            )
             for role, side in self._cells[cell].sides.items()
         }
         self.update(cell, sides=fresh, refused=None)

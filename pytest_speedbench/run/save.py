@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pytest_speedbench.engines.base import Hardware
 from pytest_speedbench.errors import BaselineError
-from pytest_speedbench.gate.baseline import Conditions, merge
-from pytest_speedbench.gate.store import load, save
+from pytest_speedbench.gate.baseline import Conditions, dirty_warning
+from pytest_speedbench.gate.store import add
 from pytest_speedbench.metrics.measurement import Measurement
 from pytest_speedbench.settings.read import Settings
 
@@ -20,7 +20,6 @@ def save_run(
     hardware: Hardware | None,
     *,
     why_not: str | None,
-    dirty: bool,
     shown: Callable[[Path], str],
 ) -> tuple[bool, list[str]]:
     """Merge a run's measurements into the target's baseline file.
@@ -31,7 +30,6 @@ def save_run(
         conditions: of the run.
         hardware: what it ran on; None where the engine never ran.
         why_not: why nothing may be saved, if so.
-        dirty: whether the repository has changes that its commit does not hold.
         shown: how a path is written for a person.
 
     Returns:
@@ -43,20 +41,15 @@ def save_run(
     if why_not is not None or hardware is None:
         return True, [f"nothing was saved to {shown(path)}: {why_not}"]
     try:
-        # read again: another run may have saved other cells meanwhile
-        merged = merge(settings.target.name, load(path), measurements, conditions, hardware.key)
-        save(path, merged)
+        merged = add(path, settings.target.name, measurements, conditions, hardware.key)
     except BaselineError as error:
         return False, [f"nothing was saved: {error}"]
-    messages = [
-        f"saved {counted(len(measurements), 'cell')} to {shown(path)}; look at the change before you commit it"
+    warning = dirty_warning(conditions.commit)
+    return True, [
+        f"saved {counted(len(measurements), 'cell')} to {shown(path)}; look at the change before you commit it",
+        *merged.omissions,
+        *([] if warning is None else [f"warning: {warning}"]),
     ]
-    if dirty:
-        messages.append(
-            f"warning: the baseline names commit {conditions.commit}, whose files differ from what was measured; "
-            "commit first, then save"
-        )
-    return True, messages
 
 
 def counted(number: int, noun: str) -> str:

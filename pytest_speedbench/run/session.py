@@ -377,7 +377,7 @@ class Session:
             else against.target.name,
             save_command=self._save_command() if against is None else None,
             log=None if log is None else self._shown(log),
-            conditions=self._judge.conditions(),
+            conditions=self._judge.conditions,
             hardware=self._schedule.main.hardware,
             provenance=self._provenance,
             cells=cells,
@@ -431,10 +431,9 @@ class Session:
         saved, messages = save_run(
             self.settings,
             [measured(self._ledger, cell) for cell in cells] if why_not is None else [],
-            self._judge.conditions(),
+            self._judge.conditions,
             self._schedule.main.hardware,
             why_not=why_not,
-            dirty=self._provenance.dirty,
             shown=self._shown,
         )
         self._messages += messages
@@ -495,7 +494,10 @@ def ledger_of(
         elif wanted:
             reason = "speedup needs the same target without speculation, which --speedbench-url cannot launch"
         roles = [role for role in targets if role is not Role.WITHOUT_SPECULATION or over is role]
-        sides = {role: Side(cell, targets[role].name, methods[role]) for role in roles}
+        sides = {
+            role: Side(cell, targets[role].name, methods[role], output_length=plan.output_length)
+            for role in roles
+        }
         cells[cell] = CellRun(cell, plan, sides, speedup_over=over, no_speedup=reason)
     return Ledger(cells)
 

@@ -15,14 +15,15 @@ from pytest_speedbench.cells import Cell, Plan
 from pytest_speedbench.data.prompts import Dataset, Prompt
 from pytest_speedbench.engines.base import Engine, Hardware
 from pytest_speedbench.engines.control import Control
+from pytest_speedbench.engines.launch.environment import environment_in_force
 from pytest_speedbench.engines.launch.process import EngineProcess, describe_exit, start
 from pytest_speedbench.errors import EngineError
 from pytest_speedbench.gate.baseline import Conditions
 from pytest_speedbench.load.conversation import Prepared, prepare
-from pytest_speedbench.load.other_processes import OtherProcesses
+from pytest_speedbench.load.plan import RoundPlan
 from pytest_speedbench.load.progress import Progress
 from pytest_speedbench.load.random_control import random_control
-from pytest_speedbench.load.rounds import measure_rounds
+from pytest_speedbench.load.rounds import record_round
 from pytest_speedbench.load.token_store import TokenStore
 from pytest_speedbench.metrics.one_round import MeasuredRound, measure_round
 from pytest_speedbench.settings.read import Settings
@@ -156,6 +157,7 @@ class TargetRun:
             output_length=settings.output_length,
             dataset="sample" if settings.data is None else settings.data.name,
             rounds=settings.rounds,
+            environment=environment_in_force(target),
         )
 
     def forget_failure(self) -> None:
@@ -248,22 +250,17 @@ class TargetRun:
     def _round(
         self, cell: Cell, control: Control, prepared: Prepared, label: str, *, warmup: int
     ) -> MeasuredRound:
-        settings = self.settings
-        with OtherProcesses() as others:
-            (record,) = measure_rounds(
-                self._engine,
-                control,
-                prepared,
-                cell.batch_size,
-                conversations=conversations_of(cell, len(prepared.prompts)),
-                client_processes=settings.client_processes,
-                warmup=warmup,
-                request_timeout_s=settings.request_timeout_s,
-                alive=self._died,
-                progress=self._progress(label),
-            )
-        if self._process is not None:
-            record = replace(record, other_processes_busy=others.share)
+        conversations = conversations_of(cell, len(prepared.prompts))
+        record = record_round(
+            self._engine,
+            control,
+            prepared,
+            RoundPlan(cell.batch_size, conversations, self.settings.request_timeout_s),
+            warmup=warmup,
+            alive=self._died,
+            progress=self._progress(label),
+            watch_others=self._process is not None,
+        )
         return measure_round(self._engine.method, record, prepared.prompts)
 
     def _died(self) -> str | None:

@@ -22,6 +22,7 @@ from pytest_speedbench.engines.reference.engine import ReferenceEngine
 from pytest_speedbench.errors import EngineError, SpeedBenchError
 from pytest_speedbench.load.conversation import prepare
 from pytest_speedbench.load.driver import run_round
+from pytest_speedbench.load.plan import RoundPlan
 from pytest_speedbench.load.records import RequestRecord, RoundRecord
 from pytest_speedbench.selftest.server import Sent, serving
 from pytest_speedbench.settings.target import Sampling, Target
@@ -39,7 +40,7 @@ _PROCESSES = 2
 """Of the server. One sends some 60,000 chunks/s on a core."""
 _OTHER_FILES = 64
 _CURES = {
-    "client busy": "for more, let several processes read: --speedbench-client-processes 2",
+    "client busy": "for more, use faster cores",
     "no free core": "something else uses the cores of this machine: give the client one of its own",
     "client late": "something else uses the cores of this machine: give the client one of its own",
     "server slow": "more could not be offered: the server had no core of its own",
@@ -138,7 +139,7 @@ def drive(streams: int, rate: float, chunks: int) -> Run:
     with serving(rate, processes=_PROCESSES) as server, closing(Control(server.url)) as control:
         prepared = prepare(engine, control, prompts, Sampling(chunks))
         cpu_s = -time.process_time()
-        record = run_round(engine, server.url, prepared, streams)
+        record = run_round(engine, server.url, prepared, RoundPlan(streams))
         cpu_s += time.process_time()
         sent = server.sent()
     failed = [request.error for request in record.requests if request.error is not None]

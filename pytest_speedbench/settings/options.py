@@ -26,7 +26,9 @@ class Option:
         parse: makes the value from its text; raises ValueError or KeyError for what is not allowed.
         default: where nothing is given.
         metavar: in `--help`.
-        repeatable: whether values add up.
+        repeatable: whether it is given once for each value, and values add up.
+        comma_list: whether a value holds several, separated by commas; values add up as well.
+        number: `int` or `float` where it is one, for the ini twin.
         flag: whether it stands without a value.
         key: under a target of `speedbench.yaml`; None for what does not belong to a target.
         ini: whether it has an ini twin.
@@ -42,6 +44,8 @@ class Option:
         default: Any = None,
         metavar: str | None = None,
         repeatable: bool = False,
+        comma_list: bool = False,
+        number: type[int | float] | None = None,
         flag: bool = False,
         key: str | None = None,
         ini: bool = True,
@@ -53,6 +57,8 @@ class Option:
         self.default = default
         self.metavar = metavar
         self.repeatable = repeatable
+        self.comma_list = comma_list
+        self.number = number
         self.flag = flag
         self.key = key
         self.ini = ini
@@ -61,6 +67,13 @@ class Option:
     def option(self) -> str:
         """As typed: `--speedbench-draft-length`."""
         return f"--speedbench-{self.name}"
+
+    @property
+    def ini_type(self) -> str:
+        """The type of the ini twin, as pytest (8.4 and later) calls it."""
+        if self.repeatable or self.comma_list:
+            return "linelist"
+        return "bool" if self.flag else self.number.__name__ if self.number else "string"
 
     @property
     def field(self) -> str:
@@ -99,8 +112,7 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
 
 def _list_of(parse_one: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
     def parse(text: str) -> tuple[Any, ...]:
-        values = [parse_one(part.strip()) for part in text.split(",")]
-        return tuple(dict.fromkeys(values))
+        return tuple(parse_one(part.strip()) for part in text.split(","))
 
     return parse
 
@@ -121,6 +133,13 @@ def _flag(text: str) -> bool:
 def _tolerance(text: str) -> tuple[str, float]:
     metric, _, loss = text.partition("=")
     return _one_of(*TOLERATED)(metric.strip()), _number(0, 1, above=True)(loss)
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, assigned, value = text.partition("=")
+    if not assigned or not re.fullmatch(r"[A-Za-z_]\w*", name):
+        raise ValueError(text)
+    return name, value
 
 
 def _url(text: str) -> str:
@@ -157,6 +176,7 @@ OPTIONS = (
         "tokens drafted per step (default: 3)",
         "a whole number from 1",
         _whole(1),
+        number=int,
         default=3,
         key="draft_length",
         metavar="K",
@@ -184,10 +204,27 @@ OPTIONS = (
         metavar="ARG",
     ),
     Option(
+        "env",
+        "one more environment variable for the engine; repeatable",
+        "NAME=VALUE",
+        _variable,
+        repeatable=True,
+        key="env",
+        metavar="NAME=VALUE",
+    ),
+    Option(
+        "hardware",
+        "what a server on another machine computes on, such as 'NVIDIA H100 80GB HBM3 x 8', so that its throughput compares",
+        "a name",
+        key="hardware",
+        metavar="NAME",
+    ),
+    Option(
         "engine-timeout",
         "seconds that start-up may take (default: 600)",
         "seconds above 0",
         _number(0, above=True),
+        number=float,
         default=600.0,
         key="engine_timeout",
         metavar="S",
@@ -204,28 +241,38 @@ OPTIONS = (
         "keep only these splits; comma list",
         f"a comma list of {', '.join(SPLITS)}",
         _list_of(_one_of(*SPLITS)),
+        comma_list=True,
     ),
     Option(
         "category",
         "keep only these categories; comma list",
         f"a comma list of {', '.join(_CATEGORIES)}",
         _list_of(_one_of(*_CATEGORIES)),
+        comma_list=True,
     ),
     Option(
         "batch-size",
         "keep only these batch sizes, or set them for tests that name none; comma list (default: 1,32)",
         f"a comma list of whole numbers from 1 to {MAX_BATCH_SIZE}",
         _list_of(_whole(1, MAX_BATCH_SIZE)),
+        comma_list=True,
         metavar="N",
     ),
     Option(
-        "limit", "prompts at most per category", "a whole number from 1", _whole(1), key="limit", metavar="N"
+        "limit",
+        "prompts at most per category",
+        "a whole number from 1",
+        _whole(1),
+        number=int,
+        key="limit",
+        metavar="N",
     ),
     Option(
         "output-length",
         "output tokens at most (default: 4096, as SPEED-Bench)",
         "a whole number from 2",
         _whole(2),
+        number=int,
         default=4096,
         key="output_length",
         metavar="N",
@@ -235,6 +282,7 @@ OPTIONS = (
         "sampling temperature (default: 0, greedy)",
         "a number from 0",
         _number(0),
+        number=float,
         default=0.0,
         key="temperature",
         metavar="T",
@@ -253,6 +301,7 @@ OPTIONS = (
         "measured passes over a cell (default: 3)",
         "a whole number from 1",
         _whole(1),
+        number=int,
         default=3,
         key="rounds",
         metavar="N",
@@ -262,6 +311,7 @@ OPTIONS = (
         "measured passes at most, for cells that are inconclusive, and for what is saved (default: 9)",
         "a whole number from 1, not below --speedbench-rounds",
         _whole(1),
+        number=int,
         key="max_rounds",
         metavar="N",
     ),
@@ -270,6 +320,7 @@ OPTIONS = (
         "unmeasured requests before the first round of a cell (default: its batch size)",
         "a whole number from 0",
         _whole(0),
+        number=int,
         key="warmup",
         metavar="N",
     ),
@@ -278,17 +329,10 @@ OPTIONS = (
         "seconds of silence after which a request has failed (default: 600)",
         "seconds above 0",
         _number(0, above=True),
+        number=float,
         default=600.0,
         key="request_timeout",
         metavar="S",
-    ),
-    Option(
-        "client-processes",
-        "processes that read the streams, for batches that are too much for one core (default: 1)",
-        "a whole number from 1",
-        _whole(1),
-        default=1,
-        metavar="N",
     ),
     Option(
         "baselines",
@@ -321,6 +365,7 @@ OPTIONS = (
         "chance that a run of an unchanged engine fails at all, shared out over its checks (default: 0.01)",
         "a number above 0 and at most 0.5",
         _number(0, 0.5, above=True),
+        number=float,
         default=0.01,
         metavar="P",
     ),
@@ -329,6 +374,7 @@ OPTIONS = (
         "share of requests whose output may repeat itself or break off before a cell is invalid (default: 0.1)",
         "a number from 0 to 1",
         _number(0, 1),
+        number=float,
         default=0.1,
         key="degenerate",
         metavar="SHARE",

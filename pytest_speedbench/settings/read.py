@@ -6,6 +6,7 @@ import os.path
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ DESCRIBES_TARGET = (
     "url",
     "engine_python",
     "engine_arg",
+    "env",
+    "hardware",
     "engine_timeout",
 )
 """On the command line these speak of the target alone, not of the one it is compared with."""
@@ -53,7 +56,6 @@ class Settings:
     """Requests sent and not measured, before the rounds of each cell."""
     request_timeout_s: float
     """A request that is silent for so long has failed."""
-    client_processes: int
     """Processes that share the streams."""
     baselines: Path
     save: bool
@@ -128,17 +130,22 @@ class _Reader:
 
 
 def _parse(option: Option, raw: Any, place: str) -> Any:
-    values = raw if isinstance(raw, (list, tuple)) else [raw]
-    parsed = []
-    for value in values:
-        text = str(value).strip()
-        try:
-            if not text:
-                raise ValueError(text)
-            parsed.append(option.parse(text))
-        except (ValueError, KeyError):
-            raise SettingsError(f"{place}={value}: allowed is {option.allowed}") from None
-    return tuple(parsed) if option.repeatable else parsed[-1]
+    if not (option.repeatable or option.comma_list):
+        return _parse_one(option, raw, place)
+    parsed = [
+        _parse_one(option, value, place) for value in (raw if isinstance(raw, (list, tuple)) else [raw])
+    ]
+    return tuple(parsed) if option.repeatable else tuple(dict.fromkeys(chain.from_iterable(parsed)))
+
+
+def _parse_one(option: Option, raw: Any, place: str) -> Any:
+    text = str(raw).strip()
+    try:
+        if not text or isinstance(raw, (list, tuple)):
+            raise ValueError(text)
+        return option.parse(text)
+    except (ValueError, KeyError):
+        raise SettingsError(f"{place}={' '.join(text.split())}: allowed is {option.allowed}") from None
 
 
 def read_narrowing(command_line: Lookup, ini: Lookup) -> Narrowing:
@@ -248,13 +255,24 @@ def _read_target(
         model=model,
         draft_model=draft_model,
         engine_args=read("engine_arg") or (),
+        environment=dict(read("env") or ()),
         engine_python=str(engine_python) if engine_python else None,
         engine_timeout_s=read("engine_timeout"),
         url=read("url"),
+        hardware=read("hardware"),
     )
-    if target.url and target.engine_args:
+    for field, given, what in (
+        ("engine_arg", target.engine_args, "launch arguments"),
+        ("env", target.environment, "environment variables"),
+    ):
+        if target.url and given:
+            raise SettingsError(
+                f"{read.named(field)}: a running server ({target.url}) takes no {what}; drop one of the two"
+            )
+    if target.hardware and not target.url:
         raise SettingsError(
-            f"{read.named('engine_arg')}: a running server ({target.url}) takes no launch arguments; drop one of the two"
+            f"{read.named('hardware')}={target.hardware}: only for a server that already runs (--speedbench-url); "
+            "a launched engine's hardware is found out"
         )
     data = read("data")
     rounds, max_rounds = read("rounds"), read("max_rounds")
@@ -275,7 +293,6 @@ def _read_target(
         max_rounds=max_rounds or max(rounds, DEFAULT_MAX_ROUNDS),
         warmup=read("warmup"),
         request_timeout_s=read("request_timeout"),
-        client_processes=read("client_processes"),
         baselines=_under(rootdir, read("baselines")),
         save=read("save"),
         inconclusive=read("inconclusive"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,15 @@ class Target:
     draft_model: str | None = None
     engine_args: tuple[str, ...] = ()
     """Further launch arguments, as given."""
+    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Variables that are added to the engine's environment, and win over those of the test process."""
     engine_python: str | None = None
     """Interpreter that has the engine installed; None for the one that runs pytest."""
     engine_timeout_s: float = 600.0
     url: str | None = None
     """A server that already runs, to be measured and left running; None to launch one."""
+    hardware: str | None = None
+    """What a server on another machine computes on, as its user names it; None where that is not known."""
 
 
 @dataclass(frozen=True)

@@ -38,4 +38,6 @@ def load_target(path: Path, name: str, option: str = "--speedbench-target") -> d
     values = dict(targets[name])
     if "tolerance" in values:
         values["tolerance"] = [f"{metric}={loss}" for metric, loss in values["tolerance"].items()]
+    if "env" in values:
+        values["env"] = [f"{variable}={value}" for variable, value in values["env"].items()]
     return values

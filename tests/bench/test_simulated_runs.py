@@ -75,7 +75,7 @@ def test_a_batch_gives_the_rounds_that_are_asked_for() -> None:
     assert [len(measurement.rounds) for measurement in again.values()] == [MAX_ROUNDS] + [3] * 10
     assert again[batch.cells[0]].rounds[:3] == first[batch.cells[0]].rounds
     stored = batch.baseline.throughput[HARDWARE][batch.cells[0].id]
-    assert len(stored.rounds) == BASELINE_ROUNDS
+    assert len(stored.measurement.rounds) == BASELINE_ROUNDS
 
 
 def test_every_check_of_a_run_without_change_is_judged() -> None:

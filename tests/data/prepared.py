@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -65,3 +66,14 @@ def write_parquet(path: Path, rows: Sequence[Row], row_group_size: int = 5) -> P
     table = pyarrow.Table.from_pylist([dict(fields) for fields in rows])
     pyarrow.parquet.write_table(table, path, row_group_size=row_group_size)
     return path
+
+
+def in_order(split: str, rows: Sequence[Row]) -> list[Row]:
+    """Rows as their prompts are taken: by category, and by the SHA-256 of their ids."""
+    categories = categories_of(split)
+
+    def key(fields: Row) -> tuple[int, str]:
+        digest = hashlib.sha256(fields["question_id"].encode()).hexdigest()
+        return categories.index(fields["category"]), digest
+
+    return sorted(rows, key=key)

@@ -17,7 +17,7 @@ from pytest_speedbench.data.rows import PLACEHOLDER
 from pytest_speedbench.engines.reference.vocabulary import FIRST_PIECE, built_in
 from pytest_speedbench.errors import DataError
 from pytest_speedbench.speed_bench import DOMAINS, SPLITS, categories_of
-from tests.data.prepared import Row, row, split_rows, write_jsonl, write_messages, write_parquet
+from tests.data.prepared import Row, in_order, row, split_rows, write_jsonl, write_messages, write_parquet
 
 PREPARE = "run Model-Optimizer's prepare_data.py or NeMo-Skills' prepare.py with access to all sources"
 ALL = ", ".join(DOMAINS)
@@ -193,9 +193,24 @@ def test_a_limit_is_per_category(tmp_path: Path) -> None:
 
     dataset = load("qualitative", tmp_path, limit=2)
 
-    assert [prompt.question_id for prompt in dataset.prompts] == [
-        f"{category}-{number}" for category in DOMAINS for number in (0, 1)
+    assert [prompt.category for prompt in dataset.prompts] == [
+        category for category in DOMAINS for _ in range(2)
     ]
+
+
+def test_a_limit_keeps_the_first_by_digest_and_not_the_first_of_the_file(tmp_path: Path) -> None:
+    rows = split_rows("qualitative", per_category=5)
+    write_jsonl(tmp_path / "a" / "qualitative.jsonl", rows)
+    write_jsonl(tmp_path / "b" / "qualitative.jsonl", rows[::-1])
+
+    whole = load("qualitative", tmp_path / "a")
+    limited = load("qualitative", tmp_path / "a", limit=2)
+
+    assert limited.prompts == load("qualitative", tmp_path / "b", limit=2).prompts
+    for category in DOMAINS:
+        assert limited.of_category(category) == whole.of_category(category)[:2]
+    # their digests begin with 44 and 84, the others' with 8e, b9 and d8
+    assert [prompt.question_id for prompt in limited.of_category("coding")] == ["coding-1", "coding-4"]
 
 
 def test_a_limit_above_what_there_is_keeps_everything(tmp_path: Path) -> None:
@@ -359,7 +374,8 @@ ROWS = st.sampled_from(SPLITS).flatmap(
 def test_any_valid_rows_come_back_from_every_form_as_they_were(generated: tuple[str, list[Row]]) -> None:
     split, rows = generated
     expected = tuple(
-        Prompt(fields["question_id"], fields["category"], tuple(fields["turns"])) for fields in rows
+        Prompt(fields["question_id"], fields["category"], tuple(fields["turns"]))
+        for fields in in_order(split, rows)
     )
     read: list[Dataset] = []
     with TemporaryDirectory() as folder:

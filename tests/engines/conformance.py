@@ -38,8 +38,9 @@ from pytest_speedbench.engines.control import Control
 from pytest_speedbench.engines.launch.process import EngineProcess, describe_exit, start
 from pytest_speedbench.errors import EngineError, SettingsError
 from pytest_speedbench.load.conversation import Prepared, prepare
+from pytest_speedbench.load.plan import RoundPlan
 from pytest_speedbench.load.records import RequestRecord, RoundRecord
-from pytest_speedbench.load.rounds import measure_rounds
+from pytest_speedbench.load.rounds import record_round
 from pytest_speedbench.load.wire.connection import Connection, Response
 from pytest_speedbench.metrics.acceptance import histogram, inconsistency
 from pytest_speedbench.metrics.measurement import Measurement
@@ -119,7 +120,8 @@ class Conformance:
                 control = Control(server.url)
                 version, hardware = engine.version(control), engine.hardware(control)
                 prepared = prepared_for(engine, control, Sampling(cls.output_length))
-                rounds = measure_rounds(engine, control, prepared, cls.batch_size, rounds=2)
+                plan = RoundPlan(cls.batch_size)
+                rounds = tuple(record_round(engine, control, prepared, plan) for _ in range(2))
                 engine.reset(control)
                 ready_after_reset = control.answers(engine.ready_path)
                 control.close()
@@ -256,12 +258,11 @@ class Conformance:
             prepared = prepared_for(engine, control, Sampling(self.long_output))
             with ThreadPoolExecutor(1) as thread:
                 measuring = thread.submit(
-                    measure_rounds,
+                    record_round,
                     engine,
                     control,
                     prepared,
-                    self.batch_size,
-                    conversations=_WITHOUT_END,
+                    RoundPlan(self.batch_size, conversations=_WITHOUT_END),
                     alive=lambda: death(target, server),
                 )
                 measuring.add_done_callback(lambda _: batch_sent.set())
@@ -269,7 +270,7 @@ class Conformance:
                 assert not measuring.done(), "the round was over before its server was killed"
                 with stream(server.url, engine, prepared):
                     watch.engine().kill()
-                (round_,) = measuring.result()
+                round_ = measuring.result()
             control.close()
             assert watch.left(GONE_S) == []
         killed = f"{target.engine} was killed by SIGKILL"

@@ -356,6 +356,16 @@ class TestAttached:
         with answering({"GET /get_server_info": (200, {**SERVER, "version": "0.5.2"})}) as (control, _):
             assert SglangEngine(target("ngram", url=control.url, model=None)).version(control) == "0.5.2"
 
+    def test_a_launched_server_that_has_its_thresholds_from_a_file(self) -> None:
+        told = {**SERVER, "speculative_accept_threshold_acc": 0.9}
+        with (
+            answering({"GET /server_info": (200, told)}) as (control, _),
+            pytest.raises(
+                EngineError, match=r"was started with --speculative-accept-threshold-acc=0\.9, which"
+            ),
+        ):
+            SglangEngine(target("ngram")).version(control)
+
     @pytest.mark.parametrize(
         ("fields", "line"),
         [
@@ -421,7 +431,9 @@ class TestHardware:
     @pytest.fixture(autouse=True)
     def gpus(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         program = tmp_path / "nvidia-smi"
-        program.write_text("#!/bin/sh\nprintf 'NVIDIA H100 80GB HBM3\\n%.0s' 1 2 3 4 5 6 7 8\n")
+        program.write_text(
+            "#!/bin/sh\nprintf 'GPU %s: NVIDIA H100 80GB HBM3 (UUID: GPU-0)\\n' 0 1 2 3 4 5 6 7\n"
+        )
         program.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -166,6 +166,41 @@ class TestRefuses:
         broken.write_text("- a")
         assert "holds no mapping" in refusal(target(engine_args=(f"--config={broken}",)))
 
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("use_relaxed_acceptance_for_thinking", True),
+            ("relaxed_topk", 10),
+            ("relaxed_delta", 0.6),
+            ("posterior_threshold", 0.1),
+            ("acceptance_rate_threshold", 0.2),
+        ],
+    )
+    def test_relaxed_acceptance_in_the_configuration(
+        self, target: Install, tmp_path: Path, field: str, value: object
+    ) -> None:
+        own = tmp_path / "own.yaml"
+        own.write_text(yaml.safe_dump({"speculative_config": {field: value}}))
+        assert refusal(target("mtp", engine_args=(f"--config={own}",))) == (
+            f"--speedbench-engine-arg=--config={own}: speculative_config.{field}: {value} changes what is accepted or "
+            "drafted, and so cannot be measured; leave it out"
+        )
+        config(target("none", engine_args=(f"--config={own}",)))
+        own.write_text("speculative_config: {relaxed_topk: 1, use_relaxed_acceptance_for_thinking: false}")
+        config(target("mtp", engine_args=(f"--config={own}",)))
+
+    def test_acceptance_forced_by_the_environment(
+        self, target: Install, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        forced = "TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS"
+        assert refusal(target("eagle3", environment={forced: "2"})) == (
+            f"{forced}=2 in env: of the target fakes acceptance, and so cannot be measured; unset it"
+        )
+        monkeypatch.setenv(forced, "1.5")
+        assert refusal(target("eagle3")).startswith(f"{forced}=1.5 in the environment fakes acceptance")
+        monkeypatch.setenv(forced, "0")
+        config(target("eagle3"))
+
     def test_arguments_that_are_the_plugins(self, target: Install) -> None:
         assert refusal(target(engine_args=("--port=1",))).startswith("--speedbench-engine-arg=--port: ")
 

@@ -267,14 +267,24 @@ class TestRefusals:
         assert refusal(target("ngram", engine_args=engine_args)) == f"--speedbench-engine-arg={line}"
 
     @pytest.mark.parametrize(
-        "spelling",
-        ["--speculative-config.rejection_sample_method=synthetic", "-sc.rejection-sample-method=synthetic"],
+        ("spelling", "field"),
+        [
+            ("--speculative-config.rejection_sample_method=synthetic", "rejection_sample_method=synthetic"),
+            ("-sc.rejection-sample-method=fly", "rejection_sample_method=fly"),
+            ("--speculative_config.synthetic-acceptance-length=3", "synthetic_acceptance_length=3"),
+            ("-sc.posterior_threshold=0.1", "posterior_threshold=0.1"),
+            ("-sc.acceptance_rate_threshold=0.2", "acceptance_rate_threshold=0.2"),
+        ],
     )
-    def test_faked_acceptance(self, spelling: str) -> None:
+    def test_faked_or_relaxed_acceptance(self, spelling: str, field: str) -> None:
         assert refusal(target("ngram", engine_args=(spelling,))) == (
-            "--speedbench-engine-arg=--speculative-config.rejection-sample-method=synthetic: "
-            "fakes acceptance, and so cannot be measured"
+            f"--speedbench-engine-arg=--speculative-config.{field}: makes acceptance up, or accepts drafts that the "
+            "target model would not have written, and so cannot be measured; leave it out"
         )
+
+    def test_a_lossless_sampling_method_is_the_user_s_to_choose(self, install: Install) -> None:
+        lossless = ("-sc.rejection_sample_method=block",)
+        VllmEngine(target("ngram", engine_args=lossless, engine_python=install())).check()
 
     def test_an_interpreter_without_vllm(self, install: Install) -> None:
         python = install(has=False)
@@ -390,7 +400,7 @@ class TestHardware:
     @pytest.fixture
     def gpus(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         program = tmp_path / "nvidia-smi"
-        program.write_text("#!/bin/sh\nprintf 'NVIDIA H100 80GB HBM3\\n%.0s' 1 2 3 4\n")
+        program.write_text("#!/bin/sh\nprintf 'GPU %s: NVIDIA H100 80GB HBM3 (UUID: GPU-0)\\n' 0 1 2 3\n")
         program.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

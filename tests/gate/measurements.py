@@ -136,4 +136,4 @@ def _round(metrics: Mapping[str, float], speed: float) -> RoundFigures:
 
 
 def baseline_of(*measurements: Measurement, conditions: Conditions = CONDITIONS) -> Baseline:
-    return merge("llama", None, measurements or (measurement(),), conditions, HARDWARE)
+    return merge("llama", None, measurements or (measurement(),), conditions, HARDWARE).baseline

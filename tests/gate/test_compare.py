@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from pytest_speedbench.cells import Cell
-from pytest_speedbench.gate.baseline import Baseline, Conditions, merge
+from pytest_speedbench.gate.baseline import Conditions, OtherTarget, Reference, References, merge
 from pytest_speedbench.gate.check import Check, Verdict
-from pytest_speedbench.gate.compare import compare
+from pytest_speedbench.gate.compare import compare, rounds_of
 from pytest_speedbench.metrics.measurement import Measurement
 from pytest_speedbench.speed_bench import THROUGHPUT
 from tests.gate.measurements import CONDITIONS, HARDWARE, STEPS, baseline_of, measurement, tally
@@ -17,7 +17,7 @@ from tests.gate.measurements import CONDITIONS, HARDWARE, STEPS, baseline_of, me
 def check(
     metric: str,
     run: Measurement,
-    baseline: Baseline | None = None,
+    references: References | None = None,
     *,
     group: Sequence[Measurement] = (),
     tolerance: float = 0.03,
@@ -27,11 +27,16 @@ def check(
     paired: bool = False,
     degenerate_share: float = 0.1,
 ) -> Check:
+    references = references if references is not None else baseline_of()
+    found = {each.cell: references.find(metric, each.cell, hardware) for each in (run, *group)}
     return compare(
         metric,
         run,
-        baseline if baseline is not None else baseline_of(),
-        group=group or [run],
+        found[run.cell],
+        group=[
+            (each, of.measurement if isinstance(of := found[each.cell], Reference) else None)
+            for each in group or [run]
+        ],
         tolerance=tolerance,
         alpha=alpha,
         conditions=conditions,
@@ -92,24 +97,6 @@ def test_a_smaller_share_of_alpha_asks_for_more() -> None:
 def test_more_tokens_per_step_are_an_improvement() -> None:
     assert (
         check("acceptance_length", measurement([count - 4 for count in STEPS])).verdict is Verdict.IMPROVEMENT
-    )
-
-
-def test_without_a_baseline_there_is_none() -> None:
-    run = measurement()
-    found = compare(
-        "acceptance_length",
-        run,
-        None,
-        group=[run],
-        tolerance=0.03,
-        alpha=0.01,
-        conditions=CONDITIONS,
-        hardware_key=HARDWARE,
-    )
-    assert (found.verdict, found.reasons) == (
-        Verdict.NO_BASELINE,
-        ("no baseline is stored for this target",),
     )
 
 
@@ -236,8 +223,23 @@ def test_throughput_on_other_hardware_is_incomparable_across_machines(metric: st
     assert found.reasons == (f"throughput of this cell is stored for {HARDWARE}, and this is CPU x 4",)
 
 
-def test_acceptance_length_compares_across_machines() -> None:
-    assert check("acceptance_length", measurement(), hardware="CPU x 4").verdict is Verdict.PASS
+def test_acceptance_length_of_other_hardware_is_compared_and_it_is_said() -> None:
+    found = check("acceptance_length", measurement(), hardware="CPU x 4")
+    assert (found.verdict, found.reasons) == (Verdict.PASS, ())
+    assert found.differs == (f"hardware {HARDWARE} -> CPU x 4: compared at a tolerance of 3 %",)
+
+
+def test_acceptance_length_of_this_hardware_goes_before_that_of_any_other() -> None:
+    baseline = merge("llama", baseline_of(), [measurement(STEPS[::-1])], CONDITIONS, "CPU x 4").baseline
+    assert check("acceptance_length", measurement(), baseline).differs == ()
+    assert check("acceptance_length", measurement(), baseline, hardware="CPU x 4").differs == ()
+
+
+def test_of_several_other_hardwares_the_one_saved_last_is_compared_with() -> None:
+    later = replace(CONDITIONS, date="2026-11-24T12:00:00+00:00")
+    baseline = merge("llama", baseline_of(), [measurement()], later, "A100 x 1").baseline
+    found = check("acceptance_length", measurement(), baseline, hardware="CPU x 4")
+    assert found.differs == ("hardware A100 x 1 -> CPU x 4: compared at a tolerance of 3 %",)
 
 
 @pytest.mark.parametrize("metric", ["output_tps", "user_tps"])
@@ -289,10 +291,8 @@ def test_one_round_each_is_inconclusive_and_says_what_to_do() -> None:
 
 def test_rounds_that_do_not_hold_the_metric_are_inconclusive() -> None:
     run = measurement(metrics={"speedup": 2.0})
-    stored = baseline_of(run).throughput[HARDWARE][run.cell.id]
-    without = replace(stored, rounds=tuple(replace(figures, speedup=None) for figures in stored.rounds))
-    baseline = replace(baseline_of(run), throughput={HARDWARE: {run.cell.id: without}})
-    found = check("speedup", run, baseline)
+    without = replace(run, rounds=tuple(replace(figures, speedup=None) for figures in run.rounds))
+    found = check("speedup", run, baseline_of(without))
     assert found.verdict is Verdict.INCONCLUSIVE
     assert found.reasons == ("no interval: the baseline has no speedup of single rounds",)
 
@@ -327,10 +327,99 @@ def test_counters_per_server_of_other_prompts_are_incomparable() -> None:
     assert "4 in this run, 8 in the baseline, 4 in both" in found.reasons[0]
 
 
-def test_another_target_of_the_same_run_serves_as_a_baseline() -> None:
-    other = merge("other", None, [measurement()], replace(CONDITIONS, method="ngram"), HARDWARE)
-    found = check("acceptance_length", measurement(), other)
+def other(run: Measurement, hardware: str = HARDWARE) -> OtherTarget:
+    """Another target of the same run."""
+    conditions = replace(CONDITIONS, method="ngram").of(run)
+    return OtherTarget("main", {run.cell: Reference(run, conditions, hardware)})
+
+
+def test_another_target_of_the_same_run_is_compared_with_as_it_is() -> None:
+    run = measurement(step_s=1 / 30)
+    found = check("output_tps", run, other(run), paired=True)
     assert (found.verdict, found.differs) == (Verdict.PASS, ("method ngram -> eagle3",))
+    assert found.ratio == 1  # and not 1 but for six digits
+    assert found.baseline == run.metrics["output_tps"]
+
+
+def test_what_was_not_timed_of_the_other_target_says_why() -> None:
+    void = measurement(
+        metrics={"output_tps": None}, missing={"output_tps": "the load client was the bottleneck"}
+    )
+    found = check("output_tps", measurement(), other(void))
+    assert (found.verdict, found.reasons) == (
+        Verdict.INVALID,
+        ("output_tps of main is missing in qualitative-coding-bs32: the load client was the bottleneck",),
+    )
+    failed = check("output_tps", measurement(), other(measurement(problems=("1 of 8 requests failed",))))
+    assert (failed.verdict, failed.reasons) == (Verdict.INVALID, ("main: 1 of 8 requests failed",))
+    nothing = check("output_tps", measurement(), OtherTarget("main", {}))
+    assert nothing.reasons == ("main was not measured in qualitative-coding-bs32",)
+    elsewhere = check("output_tps", measurement(), other(measurement(), "CPU x 4"))
+    assert (elsewhere.verdict, elsewhere.across_machines) == (Verdict.INCOMPARABLE, True)
+
+
+@pytest.mark.parametrize("number", [3, 4])
+def test_value_over_baseline_is_the_ratio_of_paired_rounds_too(number: int) -> None:
+    """The medians of both sides would say -4 % of rounds of which most are 2 % faster."""
+    then = measurement(speeds=(1.0, 1.2, 0.8, 1.1)[:number])
+    now = measurement(step_s=1 / 102, wait_s=5 / 102, speeds=(1.0, 0.96, 0.9, 1.15)[:number])
+    found = check("output_tps", now, other(then), paired=True)
+    assert found.value and found.baseline
+    assert found.value / found.baseline == pytest.approx(found.ratio)
+    if number == 3:
+        assert found.value in [figures.output_tps for figures in now.rounds]
+        assert found.baseline in [figures.output_tps for figures in then.rounds]
+
+
+def test_value_over_baseline_is_the_ratio_of_rounds_of_which_some_lack_the_metric() -> None:
+    now = measurement(metrics={"speedup": 2.0}, speeds=(0.9, 1.0, 1.3))
+    without = replace(now, rounds=(*now.rounds[:2], replace(now.rounds[2], speedup=None)))
+    found = check("speedup", without, baseline_of(now))
+    assert found.value and found.baseline
+    assert found.value / found.baseline == pytest.approx(found.ratio)
+
+
+def test_a_pair_of_rounds_stays_whole_or_is_left_out() -> None:
+    now = measurement(metrics={"speedup": 2.0}, speeds=(1.0, 0.8, 0.5))
+    lacking = replace(now, rounds=(replace(now.rounds[0], speedup=None), *now.rounds[1:]))
+    ours, theirs = rounds_of("speedup", now, lacking, paired=True)
+    assert ours == theirs == [figures.speedup for figures in now.rounds[1:]]
+    assert len(rounds_of("speedup", now, lacking)[0]) == 3
+
+
+def test_bounds_of_single_prompts_do_not_bend_the_ratio_of_exact_sums() -> None:
+    """An n-gram engine that counts drafted steps per response, and all steps per server only."""
+    loose = [replace(item, steps=(item.steps or 0) - 5, steps_exact=False) for item in measurement().prompts]
+    run = replace(measurement([count + 4 for count in STEPS]), prompts=tuple(loose))
+    found = check("acceptance_length", run)
+    assert found.ratio == pytest.approx(sum(STEPS) / (sum(STEPS) + 32), rel=1e-5)
+    assert found.value and found.baseline
+    assert found.value / found.baseline == pytest.approx(found.ratio)
+    assert found.standard_error is not None and found.estimate is not None
+    assert found.estimate.by == "prompt"
+
+
+def test_an_environment_that_changed_is_shown_variable_by_variable() -> None:
+    before = replace(CONDITIONS, environment={"VLLM_X": "0", "SGLANG_Y": "1"})
+    now = replace(CONDITIONS, environment={"VLLM_X": "1", "SGLANG_Y": "1", "CUDA_VISIBLE_DEVICES": "0"})
+    found = check("acceptance_length", measurement(), baseline_of(conditions=before), conditions=now)
+    assert found.differs == ("environment CUDA_VISIBLE_DEVICES none -> 0", "environment VLLM_X 0 -> 1")
+
+
+def test_another_way_of_streaming_is_shown_with_throughput() -> None:
+    def streamed(first: float, later: float) -> Measurement:
+        return measurement(metrics={"first_arrival_tokens": first, "tokens_per_arrival": later})
+
+    length = measurement().metrics["acceptance_length"]
+    before = baseline_of(streamed(1.0, length))
+    assert check("user_tps", streamed(1.2, 1.1 * length), before).differs == ()
+    assert check("user_tps", streamed(1 + length, length), before).differs == (
+        "streaming: the first arrival of a request brings 3.21 tokens, and brought 1.00",
+    )
+    assert check("user_tps", streamed(1.0, 2 * length), before).differs == (
+        "streaming: a later arrival brings 2.00 steps, and brought 1.00",
+    )
+    assert check("acceptance_length", streamed(1 + length, length), before).differs == ()
 
 
 def latching(requests: int) -> Measurement:

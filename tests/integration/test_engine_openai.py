@@ -77,7 +77,7 @@ def test_acceptance_length_is_not_available_elsewhere_and_its_gate_fails(
         result = gate("acceptance_length", endpoint.url)
     result.assert_outcomes(failed=1)
     told = " ".join(result.stdout.str().split())
-    assert "INVALID: acceptance_length is missing: not available: the endpoint tells neither" in told
+    assert "INVALID: acceptance_length is missing: not available: the endpoint reports neither" in told
     assert "Traceback" not in told
     assert "acceptance_length" not in results(pytester)["metrics"]  # type: ignore[operator]
 
@@ -169,7 +169,7 @@ def test_measures_over_https(gate: Gate, tmp_path: Path, monkeypatch: pytest.Mon
         ),
         (
             ("--speedbench-url=http://127.0.0.1:1", "--speedbench-method=eagle3"),
-            "--speedbench-method=eagle3: engine openai cannot know how an endpoint drafts; leave it out",
+            "--speedbench-method=eagle3: engine openai has unknown",
         ),
     ],
 )

@@ -135,11 +135,6 @@ def test_data_that_cannot_be_used(pytester: pytest.Pytester, run: Run, rows: str
     refused(run(f"--speedbench-data={data}"), line)
 
 
-def test_xdist_with_an_engine(run: Run) -> None:
-    pytest.importorskip("xdist")
-    refused(run("-n2"), "--speedbench-engine does not go with pytest-xdist's -n: *")
-
-
 # The engine
 
 

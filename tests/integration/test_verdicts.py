@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pytest_speedbench.gate.baseline import Reference
+from pytest_speedbench.gate.store import load, save
+from pytest_speedbench.metrics.measurement import Measurement, PromptTally
 from tests.integration.conftest import Run
 
 BASELINE = Path("baselines", "reference-draft_model-k3.yaml")
@@ -40,12 +43,29 @@ def timed(pytester: pytest.Pytester, run: Run) -> Run:
     return timed
 
 
-def edited(path: Path, change: Callable[[str], str]) -> int:
-    """Rewrite the lines of a baseline; returns how many became others."""
-    lines = path.read_text().splitlines()
-    changed = [change(line) for line in lines]
-    path.write_text("\n".join(changed) + "\n")
-    return sum(before != after for before, after in zip(lines, changed, strict=True))
+def edited(path: Path, change: Callable[[Measurement], Measurement], hardware: str | None = None) -> None:
+    """Rewrite what a baseline holds of every cell, and what it was measured on."""
+    baseline = load(path)
+    assert baseline is not None
+
+    def of(filed: Mapping[str, Mapping[str, Reference]]) -> dict[str, dict[str, Reference]]:
+        return {
+            hardware or key: {
+                cell: replace(found, measurement=change(found.measurement)) for cell, found in cells.items()
+            }
+            for key, cells in filed.items()
+        }
+
+    save(path, replace(baseline, acceptance=of(baseline.acceptance), throughput=of(baseline.throughput)))
+
+
+def of_prompts(change: Callable[[PromptTally], PromptTally]) -> Callable[[Measurement], Measurement]:
+    return lambda found: replace(found, prompts=tuple(map(change, found.prompts)))
+
+
+def halve_the_steps(tally: PromptTally) -> PromptTally:
+    """Of one prompt of eight."""
+    return replace(tally, steps=(tally.steps or 0) // 2) if tally.question_id == "sample-qa-01" else tally
 
 
 # Verdicts
@@ -113,8 +133,7 @@ def test_a_better_drafter_is_an_improvement_and_the_baseline_is_called_stale(run
 
 
 def test_other_prompts_are_incomparable(pytester: pytest.Pytester, saved: Run) -> None:
-    path = pytester.path / BASELINE
-    path.write_text(re.sub(r"digest: \S{16}", "digest: 0123456789abcdef", path.read_text()))
+    edited(pytester.path / BASELINE, of_prompts(lambda tally: replace(tally, digest="0123456789abcdef")))
     result = saved()
     result.assert_outcomes(failed=3)
     result.stdout.fnmatch_lines(
@@ -133,8 +152,7 @@ def test_throughput_of_other_hardware_skips_and_acceptance_length_does_not(
 ) -> None:
     pytester.makepyfile(test_gate=THROUGHPUT)
     assert run("--speedbench-save").ret == 0
-    path = pytester.path / BASELINE
-    path.write_text(path.read_text().replace("modelled accelerator x 1", "NVIDIA H100 80GB HBM3 x 8"))
+    edited(pytester.path / BASELINE, lambda found: found, "NVIDIA H100 80GB HBM3 x 8")
     result = run("-rs")
     result.assert_outcomes(skipped=1, passed=1)
     result.stdout.fnmatch_lines(
@@ -145,12 +163,7 @@ def test_throughput_of_other_hardware_skips_and_acceptance_length_does_not(
 def test_a_loss_too_noisy_to_be_sure_of_warns_or_fails(pytester: pytest.Pytester, saved: Run) -> None:
     """One prompt of eight lost much, the others nothing: below the tolerance, and no surer than that."""
 
-    def halve_the_steps(line: str) -> str:
-        if not line.lstrip().startswith('- {id: "sample-qa-01"'):
-            return line
-        return re.sub(r"steps: (\d+)", lambda found: f"steps: {int(found[1]) // 2}", line)
-
-    assert edited(pytester.path / BASELINE, halve_the_steps) == 1
+    edited(pytester.path / BASELINE, of_prompts(halve_the_steps))
     result = saved("--speedbench-category=qa")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
@@ -162,14 +175,7 @@ def test_a_loss_too_noisy_to_be_sure_of_warns_or_fails(pytester: pytest.Pytester
 def test_what_is_inconclusive_is_measured_again_and_nothing_else(
     pytester: pytest.Pytester, saved: Run
 ) -> None:
-    def halve_the_steps(line: str) -> str:
-        return (
-            re.sub(r"steps: (\d+)", lambda found: f"steps: {int(found[1]) // 2}", line)
-            if "qa-01" in line
-            else line
-        )
-
-    assert edited(pytester.path / BASELINE, halve_the_steps) == 1
+    edited(pytester.path / BASELINE, of_prompts(halve_the_steps))
     result = saved("--speedbench-max-rounds=2", "--speedbench-temperature=0", "-k", "coding or qa")
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["qualitative / qa / batch size 2: acceptance_length -*"])
@@ -231,10 +237,17 @@ def test_both_can_be_to_blame(timed: Run) -> None:
 def test_what_is_neither_is_called_unclear(pytester: pytest.Pytester, timed: Run) -> None:
     """Throughput fell with as many tokens a step, and steps as quick as before."""
 
-    def faster(line: str) -> str:
-        return re.sub(r"output_tps: ([\d.]+)", lambda found: f"output_tps: {2 * float(found[1]):.6g}", line)
+    def faster(found: Measurement) -> Measurement:
+        metrics = {
+            name: 2 * value if name == "output_tps" else value for name, value in found.metrics.items()
+        }
+        rounds = [
+            replace(figures, output_tps=figures.output_tps and 2 * figures.output_tps)
+            for figures in found.rounds
+        ]
+        return replace(found, metrics=metrics, rounds=tuple(rounds))
 
-    assert edited(pytester.path / BASELINE, faster) == 4
+    edited(pytester.path / BASELINE, faster)
     result = timed()
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(

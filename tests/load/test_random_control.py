@@ -15,6 +15,7 @@ from pytest_speedbench.engines.reference.engine import ReferenceEngine
 from pytest_speedbench.errors import SettingsError
 from pytest_speedbench.load.conversation import Prepared, prepare
 from pytest_speedbench.load.driver import run_round
+from pytest_speedbench.load.plan import RoundPlan
 from pytest_speedbench.load.random_control import random_control
 from pytest_speedbench.settings.target import Sampling, Target
 from tests.load.stub_engine import StubEngine, prompts, sampling
@@ -79,7 +80,8 @@ def test_one_seed_gives_the_same_prompts_and_another_gives_others() -> None:
 
 
 def test_one_turn_is_left_of_a_conversation() -> None:
-    assert random_control(StubEngine(), stub_prompts(5, turns=3)).turns == 5
+    control = random_control(StubEngine(), stub_prompts(5, turns=3))
+    assert [len(prompt.turns) for prompt in control.prompts] == [1] * 5
 
 
 def test_no_digest_is_that_of_a_real_prompt() -> None:
@@ -122,7 +124,9 @@ def test_the_reference_engine_takes_both(url: str) -> None:
         )
     finally:
         control.close()
-    rounds = [run_round(engine, url, prompts, 4) for prompts in (real, random_control(engine, real))]
+    rounds = [
+        run_round(engine, url, prompts, RoundPlan(4)) for prompts in (real, random_control(engine, real))
+    ]
 
     for round_ in rounds:
         assert round_.failed == 0

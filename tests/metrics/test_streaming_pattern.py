@@ -137,3 +137,12 @@ def test_one_step_in_two_arrivals_is_shared_out_by_tokens() -> None:
         arrivals=Arrivals.of([(0.0, 5), (0.1, 2), (0.2, 2), (0.3, 2), (0.4, 2)]),
     )
     assert decode_s(record, 3) == pytest.approx(0.4 * 3 / (3 - 3 * 4 / 12))
+
+
+def test_inconsistent_counters_are_a_problem_and_no_crash() -> None:
+    """Nine drafts accepted in no step, for an output of six tokens."""
+    wrong = replace(counters([]), accepted_tokens=9, drafted_tokens=9, accepted_per_position=(3, 3, 3))
+    record = replace(request(accepted_by_step=[3, 0]), counters=wrong)
+    measured = measure([merged(record, 1)])
+    assert measured.problems
+    assert decode_s(merged(record, 1), 0) > 0

@@ -17,7 +17,8 @@ from pytest_speedbench.engines.control import Control
 from pytest_speedbench.engines.launch.process import start
 from pytest_speedbench.engines.llamacpp import LlamaCppEngine
 from pytest_speedbench.load.conversation import prepare
-from pytest_speedbench.load.rounds import measure_rounds
+from pytest_speedbench.load.plan import RoundPlan
+from pytest_speedbench.load.rounds import record_round
 from pytest_speedbench.settings.target import Sampling, Target
 from pytest_speedbench.speed_bench import QUALITATIVE
 from tests.real.scenario import FOR_DRAFT_MODELS, OUTPUT_LENGTH, Gate, gates_the_drafter
@@ -75,7 +76,7 @@ def test_steps_told_by_responses_are_those_that_the_server_counted(method: str, 
         control = Control(server.url)
         prompts = load(QUALITATIVE, None, ("coding",), 4).of_category("coding")
         prepared = prepare(engine, control, prompts, Sampling(OUTPUT_LENGTH))
-        rounds = measure_rounds(engine, control, prepared, batch_size=4, rounds=3)
+        rounds = [record_round(engine, control, prepared, RoundPlan(4)) for _ in range(3)]
         control.close()
     for round_ in rounds:
         assert round_.failed == 0 and round_.server_counters is not None

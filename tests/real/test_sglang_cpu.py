@@ -19,7 +19,8 @@ from pytest_speedbench.engines.control import Control
 from pytest_speedbench.engines.launch.process import start
 from pytest_speedbench.engines.sglang import SglangEngine
 from pytest_speedbench.load.conversation import prepare
-from pytest_speedbench.load.rounds import measure_rounds
+from pytest_speedbench.load.plan import RoundPlan
+from pytest_speedbench.load.rounds import record_round
 from pytest_speedbench.settings.target import Sampling, Target
 from pytest_speedbench.speed_bench import QUALITATIVE
 from tests.metrics.records import build
@@ -82,7 +83,7 @@ def test_rounds_repeat_because_the_server_is_told_to_forget(serve: Serve) -> Non
 
     def acceptance_lengths(engine: SglangEngine, control: Control) -> list[float]:
         prepared = prepare(engine, control, prompts, Sampling(OUTPUT_LENGTH), model=ngram.model)
-        rounds = measure_rounds(engine, control, prepared, cell.batch_size, rounds=3)
+        rounds = [record_round(engine, control, prepared, RoundPlan(cell.batch_size)) for _ in range(3)]
         measured = [build(cell, ngram.method, [each], prompts) for each in rounds]
         assert [measurement.problems for measurement in measured] == [()] * 3
         return [measurement.metrics["acceptance_length"] for measurement in measured]

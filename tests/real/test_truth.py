@@ -22,8 +22,9 @@ from pytest_speedbench.data import Prompt, load
 from pytest_speedbench.engines.base import Counters
 from pytest_speedbench.engines.control import Control
 from pytest_speedbench.load.conversation import prepare
+from pytest_speedbench.load.plan import RoundPlan
 from pytest_speedbench.load.records import RequestRecord
-from pytest_speedbench.load.rounds import difference, measure_rounds
+from pytest_speedbench.load.rounds import difference, record_round
 from pytest_speedbench.metrics.acceptance import count_steps
 from pytest_speedbench.metrics.measurement import PromptTally
 from pytest_speedbench.settings.target import Sampling, Target
@@ -131,7 +132,8 @@ def compare(what: Target, url: str, **how: Any) -> Found:
     before = engine.server_counters(control)
     # llama.cpp's rounding depends on which requests share a batch
     cell = Cell(QUALITATIVE, "coding", 1 if what.engine == "llamacpp" else BATCH_SIZE)
-    (round_,) = measure_rounds(engine, control, prepare(engine, control, prompts, SAMPLING), cell.batch_size)
+    prepared = prepare(engine, control, prompts, SAMPLING)
+    round_ = record_round(engine, control, prepared, RoundPlan(cell.batch_size))
     after = engine.server_counters(control)
     control.close()
     measurement = build(cell, what.method, [round_], prompts)

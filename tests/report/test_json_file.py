@@ -56,6 +56,7 @@ def test_a_whole_run() -> None:
         "acceptance_length": None,
         "step_latency_s": None,
         "speedup": None,
+        "other_processes_busy": None,
     }
     verdict = coding["verdicts"]["output_tps"]
     assert (verdict["verdict"], verdict["rounds"], verdict["baseline_rounds"]) == ("regression", 3, 9)

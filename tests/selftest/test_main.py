@@ -45,7 +45,7 @@ class TestVerdict:
             ([HELD], "The client holds 25,600 chunks/s from 512 streams, with 75% of its core to spare."),
             (
                 [HELD, replace(HELD, offered_per_s=51_200.0, busy=0.97)],
-                "The client holds 25,600 chunks/s from 512 streams; for more, let several processes read: --speedb",
+                "The client holds 25,600 chunks/s from 512 streams; for more, use faster cores.",
             ),
             (
                 [replace(HELD, lag_p99_s=0.3)],

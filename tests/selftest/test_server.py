@@ -21,6 +21,7 @@ from pytest_speedbench.engines.reference.engine import ReferenceEngine
 from pytest_speedbench.errors import EngineError
 from pytest_speedbench.load.conversation import Prepared, prepare
 from pytest_speedbench.load.driver import run_round
+from pytest_speedbench.load.plan import RoundPlan
 from pytest_speedbench.selftest import server as server_module
 from pytest_speedbench.selftest.server import Loopback, Sent, main, serving
 from pytest_speedbench.settings.target import Sampling, Target
@@ -167,7 +168,7 @@ def test_answers_what_clients_ask_first(server: Loopback) -> None:
 class TestRate:
     def test_no_event_is_early_and_one_that_was_late_makes_no_other_late(self) -> None:
         with serving(50.0) as server:
-            run_round(ENGINE, server.url, prepared_for(server, 4, 40), 4)
+            run_round(ENGINE, server.url, prepared_for(server, 4, 40), RoundPlan(4))
             sent = server.sent()
         assert sent.chunks == 4 * 40
         for number, stamps in sent.stamps_s.items():
@@ -178,7 +179,7 @@ class TestRate:
     def test_streams_send_together_or_spread_over_the_interval(self) -> None:
         def distances(phases: int) -> list[float]:
             with serving(5.0, phases=phases) as server:
-                run_round(ENGINE, server.url, prepared_for(server, 2, 6), 2)
+                run_round(ENGINE, server.url, prepared_for(server, 2, 6), RoundPlan(2))
                 first, second = server.sent().stamps_s.values()
             return [min(abs(one - other) for other in second) for one in first]
 
@@ -186,7 +187,7 @@ class TestRate:
 
     def test_stamps_never_go_back(self) -> None:
         with serving(None) as server:
-            run_round(ENGINE, server.url, prepared_for(server, 3, 50), 3)
+            run_round(ENGINE, server.url, prepared_for(server, 3, 50), RoundPlan(3))
             stamps_of = server.sent().stamps_s
         assert all(before <= after for stamps in stamps_of.values() for before, after in pairwise(stamps))
 
@@ -195,7 +196,7 @@ class TestRate:
         with serving(50.0) as server, connected(server) as idle:
             idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             idle.sendall(request_bytes(call.path, call.body))
-            run_round(ENGINE, server.url, prepared_for(server, 1, 80), 1)
+            run_round(ENGINE, server.url, prepared_for(server, 1, 80), RoundPlan(1))
             sent = server.sent()
         assert sent.held_up > 0
         late_s = lateness_s(sent.stamps_s[0], sent.asked_s[0], 0.02)
@@ -206,7 +207,7 @@ class TestRate:
 class TestProcesses:
     def test_several_share_a_port_and_tell_one_truth(self) -> None:
         with serving(None, processes=2) as server:
-            record = run_round(ENGINE, server.url, prepared_for(server, 64, 5), 64)
+            record = run_round(ENGINE, server.url, prepared_for(server, 64, 5), RoundPlan(64))
             sent = server.sent()
             assert server.requests() == 64
         assert record.failed == 0

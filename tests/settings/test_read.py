@@ -70,3 +70,46 @@ class TestMethod:
         assert refusal(engine="plain", draft_model="d").endswith(
             "of engine plain has no draft model; leave it out"
         )
+
+
+class TestEnvironment:
+    FILE = """
+targets:
+  here:
+    engine: plain
+    env: {VLLM_USE_V2_MODEL_RUNNER: "1", HF_HOME: /a=b, OMP_NUM_THREADS: 8}
+  there:
+    engine: plain
+    url: http://gpu-17:8000
+    hardware: NVIDIA H100 80GB HBM3 x 8
+"""
+
+    @pytest.fixture
+    def rootdir(self, tmp_path: Path) -> Path:
+        (tmp_path / "speedbench.yaml").write_text(self.FILE)
+        return tmp_path
+
+    def test_variables_of_a_target(self, rootdir: Path) -> None:
+        assert settings(rootdir, target="here").target.environment == {
+            "VLLM_USE_V2_MODEL_RUNNER": "1",
+            "HF_HOME": "/a=b",
+            "OMP_NUM_THREADS": "8",
+        }
+
+    def test_those_of_the_command_line_replace_them(self, rootdir: Path) -> None:
+        assert settings(rootdir, target="here", env=["A="]).target.environment == {"A": ""}
+
+    def test_what_a_running_server_cannot_be_given(self, rootdir: Path) -> None:
+        assert refusal(rootdir, target="there", env=["A=1"]) == (
+            "--speedbench-env: a running server (http://gpu-17:8000) takes no environment variables; drop one of the two"
+        )
+
+    @pytest.mark.parametrize("bad", ["A", "=1", "A B=1", "1A=1"])
+    def test_what_is_not_a_variable(self, bad: str) -> None:
+        assert refusal(engine="plain", env=[bad]) == f"--speedbench-env={bad}: allowed is NAME=VALUE"
+
+    def test_the_hardware_of_a_running_server(self, rootdir: Path) -> None:
+        assert settings(rootdir, target="there").target.hardware == "NVIDIA H100 80GB HBM3 x 8"
+        assert refusal(engine="plain", hardware="H100").startswith(
+            "--speedbench-hardware=H100: only for a server that already runs (--speedbench-url)"
+        )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import requests
 
-from pytest_speedbench.fixture import DatasetLoader, SpeedBench
-from pytest_speedbench.run.running_engine import RunningEngine
+from pytest_speedbench import DatasetLoader, RunningEngine, SpeedBench
 
 
 @pytest.mark.speedbench(split="qualitative", batch_sizes=[1, 32])

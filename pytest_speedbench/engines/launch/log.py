@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from pytest_speedbench.engines.launch.environment import MASK, is_secret
 from pytest_speedbench.errors import EngineError
-
-MASK = "MASKED"
-"""Stands in for a secret."""
 
 _TAIL_BYTES = 65536
 _ARGUMENT = re.compile(r"(?P<dashes>-{0,2})(?P<name>[A-Za-z][\w.-]*)(?P<value>=.*)?", re.DOTALL)
@@ -72,17 +70,16 @@ def mask(command: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
         if follows and not argument.startswith("--"):
             shown.append(MASK)
             secrets.append(argument)
-        elif parts and parts["value"] and _is_secret(parts["name"]):
+        elif parts and parts["value"] and is_secret(parts["name"]):
             follows = False
             shown.append(f"{parts['dashes']}{parts['name']}={MASK}")
             secrets.append(parts["value"][1:])
         else:
-            follows = bool(parts and parts["dashes"] and not parts["value"] and _is_secret(parts["name"]))
+            follows = bool(parts and parts["dashes"] and not parts["value"] and is_secret(parts["name"]))
             shown.append(argument)
-    return shown, tuple(secret for secret in secrets if len(secret) >= 4)  # shorter ones are part of words
+    return shown, replaceable(secrets)
 
 
-def _is_secret(name: str) -> bool:
-    """By whole words, for `--hf-token` is secret and `--num-speculative-tokens` is not."""
-    words = re.split(r"[-_.]", name.lower())
-    return bool({"apikey", "token", "secret", "password"} & set(words)) or "api-key" in "-".join(words)
+def replaceable(secrets: Iterable[str]) -> tuple[str, ...]:
+    """Those secrets that can be masked in a text: shorter ones are part of words."""
+    return tuple(secret for secret in secrets if len(secret) >= 4)

@@ -21,12 +21,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_speedbench.engines.control import Control
 from pytest_speedbench.engines.launch import ports, supervisor
-from pytest_speedbench.engines.launch.log import MASK, mask, open_log, tail
+from pytest_speedbench.engines.launch.environment import MASK, is_secret
+from pytest_speedbench.engines.launch.log import mask, open_log, replaceable, tail
 from pytest_speedbench.errors import EngineError
 
 if TYPE_CHECKING:
@@ -77,7 +79,10 @@ class EngineProcess:
         self.url = f"http://127.0.0.1:{port}"
         self.log, log_file = open_log(logs, name)
         command = _with_files(launch, self.log)
-        masked, self._secrets = mask(command)
+        masked, secrets = mask(command)
+        self._secrets = secrets + replaceable(
+            value for name, value in launch.environment.items() if is_secret(name)
+        )
         self.command = shlex.join(masked)
         with log_file:
             self._log_start = log_file.write(f"[speedbench] {self.command}\n".encode())
@@ -257,7 +262,9 @@ def start(
     lost: list[str] = []
     while True:
         port = ports.free()
-        process = EngineProcess(engine.name, engine.launch(port), port, logs)
+        launch = engine.launch(port)
+        launch = replace(launch, environment={**launch.environment, **target.environment})
+        process = EngineProcess(engine.name, launch, port, logs)
         try:
             tell(f"starting {engine.name}, log {process.log}")
             taken_by = _wait_until_ready(process, engine.ready_path, port, target.engine_timeout_s, tell)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
 
-from pytest_speedbench.gate.estimate import CONFIDENCE, t_quantile
-from pytest_speedbench.gate.noise import Variance, median_error
+from pytest_speedbench.gate.estimate import CONFIDENCE, Estimate, mean_estimate, t_quantile
+from pytest_speedbench.gate.noise import median_error
 from pytest_speedbench.metrics.measurement import Measurement
 
 
@@ -79,24 +79,32 @@ def break_evens_of(measurements: Iterable[Measurement]) -> tuple[BreakEven, ...]
 def speedup_at(batch_size: int, rounds: Sequence[Sequence[float]]) -> SpeedupAt:
     """The arithmetic mean of the speedup over categories, each taken from its median round.
 
-    The noise of rounds is pooled over the categories, as it is for the verdicts.
+    Its error is that of the verdicts: the noise of rounds is pooled over the categories, and what a round of all of
+    them has in common does not average out (`estimate.mean_estimate`).
 
     Args:
         batch_size: requests in flight.
         rounds: the speedup in each round, by category.
     """
     medians = [median(category) for category in rounds]
-    mean = math.log(fmean(medians))
-    batch = [([math.log(speedup) for speedup in category],) for category in rounds]
-    errors = [
-        Variance(error.value * (speedup / math.fsum(medians)) ** 2, error.degrees_of_freedom)
-        for cell, speedup in zip(batch, medians, strict=True)
-        if (error := median_error(cell, batch)) is not None
+    group = [([math.log(speedup) for speedup in category],) for category in rounds]
+    errors = [median_error(cell, group) for cell in group]
+    estimates = [
+        Estimate(
+            math.log(value),
+            math.sqrt(error.value) if error else None,
+            error.degrees_of_freedom if error else 0.0,
+            "round",
+        )
+        for value, error in zip(medians, errors, strict=True)
     ]
-    if len(errors) < len(batch):
-        return SpeedupAt(batch_size, mean)
-    total = math.sqrt(math.fsum(error.value for error in errors))
-    return SpeedupAt(batch_size, mean, total, min(error.degrees_of_freedom for error in errors))
+    mean = mean_estimate(
+        math.log(fmean(medians)),
+        estimates,
+        [value / math.fsum(medians) for value in medians],
+        [(category, ()) for category in rounds],
+    )
+    return SpeedupAt(batch_size, mean.log_ratio, mean.standard_error, mean.degrees_of_freedom)
 
 
 def break_even(split: str, points: Sequence[SpeedupAt]) -> BreakEven:

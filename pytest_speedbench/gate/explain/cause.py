@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -12,6 +13,7 @@ from pytest_speedbench.gate.explain.decomposition import (
     Part,
     breakdown_of,
     mean_breakdown,
+    without_other_processes,
 )
 from pytest_speedbench.speed_bench import ACCEPTANCE, THROUGHPUT
 
@@ -26,6 +28,10 @@ _ADVICE = {
 """What to do next, by word."""
 _ADVICE_OF_THE_REST = "look at prefill, queueing, the client's load, and whether the batch was full"
 """What to do next if it is none of the parts that have a name."""
+_ADVICE_OF_PREFILL = "profile prefill: its kernels, chunking, and how requests are scheduled into the batch"
+"""What to do next if the time to the first token explains the loss."""
+_EXPLAINED = 0.5
+"""Part of what prefill, queue and client lost that the time to the first token must explain to be named."""
 _NOT_SPEED = "Fewer drafts are accepted, which no slow system causes"
 
 
@@ -66,7 +72,12 @@ def explain(
        least a third (`TO_BLAME`) of all that was lost. Parts that gained carry nothing.
     2. Where the rest carries more than either of the two others, nothing is named.
     3. Named acceptance length: `drafter`; step latency: `system`; both of them: `both`; none: `unclear`.
-    4. Acceptance length knows nothing of time: where it failed, the drafter is a cause; the system is one too
+    4. Slower steps are named only if they are so too once every round's step latency is multiplied by the share of the
+       processors that other processes left (`decomposition.without_other_processes`): what may have come with them
+       is not the system's. Where that share is not known of every round, this rule is left out.
+    5. Nothing named, the rest leading, surely lost, and at least half explained by a longer time to first token
+       (`ttft_s_mean` over `end_to_end_s_mean` of this run): `system`, and prefill is what is to be profiled.
+    6. Acceptance length knows nothing of time: where it failed, the drafter is a cause; the system is one too
        if throughput failed as well and step latency is named.
 
     Args:
@@ -77,7 +88,11 @@ def explain(
     """
     metric = _metric(failed)
     breakdown = breakdown_of(metric, cell, group, paired=paired)
-    return _cause(metric, breakdown, failed, _unknown([cell]), _fallen([cell]))
+    alone = _without_others(
+        [cell, *(each for each in group if each.measurement.cell != cell.measurement.cell)]
+    )
+    quiet = breakdown_of(metric, alone[0], alone, paired=paired) if alone else None
+    return _cause(metric, breakdown, quiet, failed, [cell])
 
 
 def explain_mean(group: Sequence[Compared], failed: Collection[str], *, paired: bool = False) -> Cause:
@@ -90,7 +105,16 @@ def explain_mean(group: Sequence[Compared], failed: Collection[str], *, paired: 
     """
     metric = _metric(failed)
     breakdown = mean_breakdown(metric, group, paired=paired)
-    return _cause(metric, breakdown, failed, _unknown(group), _fallen(group))
+    alone = _without_others(group)
+    quiet = mean_breakdown(metric, alone, paired=paired) if alone else None
+    return _cause(metric, breakdown, quiet, failed, group)
+
+
+def _without_others(cells: Sequence[Compared]) -> list[Compared]:
+    """The cells without what other processes took; none where that is not known of all that have throughput."""
+    found = [without_other_processes(cell) for cell in cells if cell.throughput is not None]
+    known = [cell for cell in found if cell is not None]
+    return known if len(known) == len(found) else []
 
 
 def _metric(failed: Collection[str]) -> str:
@@ -109,32 +133,42 @@ def _unknown(cells: Sequence[Compared]) -> str:
 def _cause(
     metric: str,
     breakdown: Breakdown | None,
+    quiet: Breakdown | None,
     failed: Collection[str],
-    unknown: str,
-    positions: tuple[PositionChange, ...],
+    cells: Sequence[Compared],
 ) -> Cause:
+    """The cause of a breakdown, and of the same without what other processes took, if that is known."""
     by_acceptance = any(name in ACCEPTANCE for name in failed)
     by_throughput = any(name in THROUGHPUT for name in failed)
+    positions = _fallen(cells)
     if breakdown is None:
+        unknown = _unknown(cells)
         word, reason = (
             ("drafter", f"{_NOT_SPEED}. The system's part is not known: {unknown}.")
             if by_acceptance
             else ("unclear", f"The loss cannot be taken apart: {unknown}.")
         )
         return Cause(word, reason, _ADVICE[word], positions=positions)
-    drafter, system = _to_blame(breakdown)
+    drafter, slower = _to_blame(breakdown)
+    system = slower and (quiet is None or _still_slower(quiet))
     if by_acceptance and not by_throughput:
         word = "drafter"
         reason = f"{_NOT_SPEED} ({metric} changed by {_percent(breakdown.change.ratio - 1, '+')})."
+        return Cause(word, reason, _ADVICE[word], breakdown, positions)
+    lost = f"of the {metric} loss" if by_acceptance else "of the loss"
+    if slower and not system and not drafter:
+        word, reason = "unclear", ""
     else:
-        word, reason = _named(
-            breakdown, drafter, system, f"of the {metric} loss" if by_acceptance else "of the loss"
-        )
-        if by_acceptance and not drafter:
-            word = "both" if system else "drafter"
-            reason = f"{_NOT_SPEED}. {reason}"
-    rest_leads = word == "unclear" and breakdown.rest_leads
-    return Cause(word, reason, _ADVICE_OF_THE_REST if rest_leads else _ADVICE[word], breakdown, positions)
+        word, reason = _named(breakdown, drafter, system, lost)
+    advice = _ADVICE_OF_THE_REST if word == "unclear" and breakdown.rest_leads else _ADVICE[word]
+    if word == "unclear" and (prefill := _prefill(metric, breakdown, cells)):
+        word, reason, advice = "system", f"{prefill}: {_share(breakdown.rest)} {lost}.", _ADVICE_OF_PREFILL
+    if by_acceptance and not drafter:
+        word = "both" if word == "system" else "drafter"
+        reason, advice = f"{_NOT_SPEED}. {reason}".strip(), _ADVICE[word]
+    if slower and not system:
+        reason = f"{reason} {_others(breakdown, cells)}".strip()
+    return Cause(word, reason, advice, breakdown, positions)
 
 
 def _to_blame(breakdown: Breakdown) -> tuple[bool, bool]:
@@ -144,6 +178,46 @@ def _to_blame(breakdown: Breakdown) -> tuple[bool, bool]:
         for part in (breakdown.acceptance_length, breakdown.step_latency)
     )
     return drafter, system
+
+
+def _still_slower(quiet: Breakdown) -> bool:
+    """Whether steps are named without what other processes took: rule 4 of `explain`."""
+    return quiet.step_latency.surely_lost and (quiet.step_latency.share or 0.0) >= TO_BLAME
+
+
+def _others(breakdown: Breakdown, cells: Sequence[Compared]) -> str:
+    """What is said of slower steps that may have come with other processes."""
+    now, then = (
+        fmean(figures.other_processes_busy or 0.0 for side in sides for figures in side.rounds)
+        for sides in (
+            [cell.measurement for cell in cells],
+            [cell.throughput for cell in cells if cell.throughput is not None],
+        )
+    )
+    longer = _percent(1 / breakdown.step_latency.ratio - 1)
+    return (
+        f"A step takes {longer} longer, and other processes took {_percent(now)} of the processors "
+        f"({_percent(then)} in the baseline): that can be all of it."
+    )
+
+
+def _prefill(metric: str, breakdown: Breakdown, cells: Sequence[Compared]) -> str | None:
+    """What is said of a longer time to first token that explains the rest: rule 5 of `explain`."""
+    if metric != "output_tps" or not (breakdown.rest_leads and breakdown.rest.surely_lost):
+        return None
+    now, then, whole = 0.0, 0.0, 0.0
+    for cell in cells:
+        metrics, before = cell.measurement.metrics, cell.throughput.metrics if cell.throughput else {}
+        if not {"ttft_s_mean", "end_to_end_s_mean"} <= metrics.keys() or "ttft_s_mean" not in before:
+            return None
+        now += metrics["ttft_s_mean"] / len(cells)
+        then += before["ttft_s_mean"] / len(cells)
+        whole += metrics["end_to_end_s_mean"] / len(cells)
+    if not then < now < whole:
+        return None
+    if math.log1p(-(now - then) / whole) > _EXPLAINED * math.log(breakdown.rest.ratio):
+        return None
+    return f"The first token takes {1000 * now:.3g} ms, and took {1000 * then:.3g} ms"
 
 
 def _named(breakdown: Breakdown, drafter: bool, system: bool, lost: str) -> tuple[str, str]:
@@ -194,7 +268,11 @@ def _fallen(cells: Sequence[Compared]) -> tuple[PositionChange, ...]:
     if any(cell.acceptance is None for cell in cells):
         return ()
     now = [cell.measurement.per_position.get("conditional_acceptance_rate", ()) for cell in cells]
-    then = [cell.acceptance.conditional_acceptance_rate for cell in cells if cell.acceptance is not None]
+    then = [
+        cell.acceptance.per_position.get("conditional_acceptance_rate", ())
+        for cell in cells
+        if cell.acceptance is not None
+    ]
     rates = [
         (fmean(before), fmean(after))
         for before, after in zip(zip(*then, strict=False), zip(*now, strict=False), strict=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from statistics import median
 from typing import TypeAlias
 
-from pytest_speedbench.gate.baseline import AcceptanceCell, Baseline, ThroughputCell
+from pytest_speedbench.gate.baseline import Reference, References
 from pytest_speedbench.gate.estimate import CONFIDENCE, Estimate, mean_estimate, rounds_estimate
 from pytest_speedbench.metrics.measurement import Measurement, RoundFigures
 
@@ -21,22 +21,57 @@ class Compared:
     """One cell of this run and what it is compared with."""
 
     measurement: Measurement
-    acceptance: AcceptanceCell | None
-    throughput: ThroughputCell | None
+    acceptance: Measurement | None
+    throughput: Measurement | None
     """On this hardware."""
 
     @classmethod
-    def of(cls, measurement: Measurement, baseline: Baseline, hardware_key: str) -> Compared:
-        """A measurement beside what a baseline holds of its cell.
+    def of(cls, measurement: Measurement, references: References, hardware_key: str) -> Compared:
+        """A measurement beside what its cell is compared with.
 
         Args:
             measurement: of this run.
-            baseline: what it is compared with.
+            references: where that comes from.
             hardware_key: `Hardware.key` of this run.
         """
-        cell_id = measurement.cell.id
-        throughput = baseline.throughput.get(hardware_key, {}).get(cell_id)
-        return cls(measurement, baseline.acceptance.get(cell_id), throughput)
+        acceptance, throughput = (
+            found.measurement if isinstance(found, Reference) else None
+            for found in (
+                references.find(metric, measurement.cell, hardware_key)
+                for metric in ("acceptance_length", "output_tps")
+            )
+        )
+        return cls(measurement, acceptance, throughput)
+
+
+def without_other_processes(cell: Compared) -> Compared | None:
+    """The same rounds, their steps as long as they would have been had other processes left all processors alone.
+
+    At the most: a share b of the processors that went to others makes what needs all of them 1 / (1 - b) times as
+    long, and what needs few of them no longer at all.
+
+    Returns:
+        The cell; None where a round of either side has a step latency and the share is not known.
+    """
+    then = cell.throughput
+    if then is None:
+        return None
+    now, before = (_alone(side.rounds) for side in (cell.measurement, then))
+    if now is None or before is None:
+        return None
+    return Compared(replace(cell.measurement, rounds=now), cell.acceptance, replace(then, rounds=before))
+
+
+def _alone(rounds: Sequence[RoundFigures]) -> tuple[RoundFigures, ...] | None:
+    found = []
+    for figures in rounds:
+        if figures.step_latency_s is not None:
+            if figures.other_processes_busy is None:
+                return None
+            own = max(1 - figures.other_processes_busy, _NOTHING)
+            figures = replace(figures, step_latency_s=figures.step_latency_s * own)
+        found.append(figures)
+    return tuple(found)
 
 
 @dataclass(frozen=True)

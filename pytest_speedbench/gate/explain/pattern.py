@@ -51,7 +51,8 @@ def pattern_of(split: str, batch_size: int, checks: Mapping[str, Check]) -> Patt
     2. *All* fell if there is no other category, or if the mean over the others is surely below 1 too (97.5 %,
        one-sided): each of them alone may be too noisy to tell.
     3. Where all fell they fell *alike* if their losses differ no more than their errors allow (Cochran's Q
-       at 1 %), or if each is within a factor of 2 of the mean loss; else *unlike*.
+       at 1 %, and at 1 % that those of `PRUNED_VOCABULARY` together lost no more than the others), or if each is
+       within a factor of 2 of the mean loss; else *unlike*. That prompts do not matter is said in the second case only.
     4. Where not all fell, those of step 1 did: *one* or a *few*. None: no pattern.
 
     A reduced drafter vocabulary is named where a few fell, or all unlike, and the three greatest losses (both, where
@@ -80,7 +81,7 @@ def pattern_of(split: str, batch_size: int, checks: Mapping[str, Check]) -> Patt
         kind = "one" if len(fallen) == 1 else "few"
     else:
         fallen = order
-        kind = "alike" if _alike([compared[category] for category in order]) else "unlike"
+        kind = "alike" if _of_one_size(list(logs.values())) or _alike(compared) else "unlike"
     most = fallen[: len(PRUNED_VOCABULARY)]
     pruned = kind in ("few", "unlike") and len(most) > 1 and set(most) <= set(PRUNED_VOCABULARY)
     return Pattern(
@@ -117,11 +118,18 @@ def _below_one(checks: Sequence[Check], level: float) -> bool:
     return mean < -t_quantile(1 - level, min(freedoms)) * error
 
 
-def _alike(checks: Sequence[Check]) -> bool:
-    logs = [math.log(check.ratio or 1.0) for check in checks]
+def _of_one_size(logs: Sequence[float]) -> bool:
+    """Whether losses are within a factor of 2 of their mean."""
     mean = fmean(logs)
-    if all(log <= mean / _FACTOR and log >= mean * _FACTOR for log in logs):
-        return True
+    return all(mean * _FACTOR <= log <= mean / _FACTOR for log in logs)
+
+
+def _alike(compared: Mapping[str, Check]) -> bool:
+    """Whether losses differ no more than their errors allow."""
+    if _pruned_apart(compared):
+        return False
+    checks = list(compared.values())
+    logs = [math.log(check.ratio or 1.0) for check in checks]
     errors = [check.standard_error for check in checks]
     weights = [1 / error**2 for error in errors if error]
     if len(weights) < len(checks):
@@ -134,6 +142,26 @@ def _alike(checks: Sequence[Check]) -> bool:
     return q <= float(chdtri(len(checks) - 1, _UNLIKE))
 
 
+def _pruned_apart(compared: Mapping[str, Check]) -> bool:
+    """Whether the categories of `PRUNED_VOCABULARY` lost surely more, together, than the others do together.
+
+    One contrast of two means, which sees a difference that Cochran's Q, spread over all categories, does not.
+    """
+    apart = [check for name, check in compared.items() if name in PRUNED_VOCABULARY]
+    others = [check for name, check in compared.items() if name not in PRUNED_VOCABULARY]
+    if len(apart) < 2 or not others:
+        return False
+    gap, error, freedom = 0.0, 0.0, math.inf
+    for checks, sign in ((apart, 1), (others, -1)):
+        for check in checks:
+            if check.estimate is None or check.estimate.standard_error is None:
+                return False
+            gap += sign * check.estimate.log_ratio / len(checks)
+            error = math.hypot(error, check.estimate.standard_error / len(checks))
+            freedom = min(freedom, check.estimate.degrees_of_freedom)
+    return gap < -t_quantile(1 - _UNLIKE, freedom) * error
+
+
 def _sentence(
     kind: str, fallen: Sequence[str], compared: int, logs: Mapping[str, float], pruned: bool
 ) -> str:
@@ -143,11 +171,15 @@ def _sentence(
     named = [f"{category} {change(category)}" for category in fallen]
     everyone = "both categories" if compared == 2 else f"all {compared} categories"
     if kind == "alike":
-        within = ", within their errors" if logs[fallen[-1]] >= 0 else ""
+        alike = _of_one_size(list(logs.values()))
+        meaning = (
+            "a worse drafter or another configuration, whatever the prompts are about."
+            if alike
+            else "their losses differ no more than their errors; whether the prompts matter is not known."
+        )
         text = (
-            f"{everyone} fell alike, {_percent(fmean(logs.values()))} on average "
-            f"({change(fallen[0])} to {change(fallen[-1])}{within}): a worse drafter or another "
-            "configuration, whatever the prompts are about."
+            f"{everyone} fell{' alike' if alike else ''}, {_percent(fmean(logs.values()))} on average "
+            f"({change(fallen[0])} to {change(fallen[-1])}): {meaning}"
         )
     elif kind == "unlike":
         text = f"{everyone} fell, but unlike: most in {_listed(named[:-1][:3])}, least in {named[-1]}."

@@ -62,6 +62,8 @@ class Endpoint:
         if not self._addresses:
             found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
             self._addresses = [tuple(address[:2]) for *_, address in found]
+        if kernel_stamps.AVAILABLE and self._tls is None and self._reader is None:
+            self._reader = kernel_stamps.ArrivalReader(loop)
         last: OSError | None = None
         for address in list(self._addresses):
             try:
@@ -75,8 +77,7 @@ class Endpoint:
                 last = error
             else:
                 self._addresses = [address]
-                if kernel_stamps.AVAILABLE and self._tls is None:
-                    self._reader = self._reader or kernel_stamps.ArrivalReader(loop)
+                if self._reader is not None:
                     self._reader.watch(connection, transport)
                 return connection
         assert last is not None

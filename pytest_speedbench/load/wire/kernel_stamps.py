@@ -9,6 +9,7 @@ bytes that a read brought.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import socket
 import struct
@@ -44,6 +45,11 @@ class ArrivalReader:
         """What the kernel's clock, which is the time of day, is ahead of the monotonic one."""
         self._polled_s = time.monotonic()
         """What had come before was read: no read can be older."""
+        # The kernel begins to stamp a moment after a first socket asked for it, and stops when the last one is closed
+        # (`net_enable_timestamp`): this one asks before there are connections, and is never read.
+        self._asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with contextlib.suppress(OSError):
+            self._asking.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         loop.add_reader(self._epoll.fileno(), self._read)
 
     def watch(self, connection: Connection, transport: asyncio.Transport) -> None:
@@ -66,6 +72,7 @@ class ArrivalReader:
         for shared, _ in self._watched.values():
             shared.detach()
         self._watched.clear()
+        self._asking.close()
 
     def _leave(self, shared: socket.socket) -> None:
         """Give a socket back to its transport, which closes it."""

@@ -110,8 +110,10 @@ class Foreigner:
         self.server.server_close()
 
 
-def launch(engine: ScriptEngine, folder: Path, timeout_s: float = FOREVER_S) -> EngineProcess:
-    target = Target(name="t", engine="script", method="none", draft_length=0, engine_timeout_s=timeout_s)
+def launch(
+    engine: ScriptEngine, folder: Path, timeout_s: float = FOREVER_S, **environment: str
+) -> EngineProcess:
+    target = Target("t", "script", "none", 0, engine_timeout_s=timeout_s, environment=environment)
     return start(cast("Engine", engine), target, folder / ".speedbench" / "logs")
 
 
@@ -452,6 +454,15 @@ class TestEndOfTheTestProcess:
         assert left(processes) == []
 
 
+def test_the_variables_of_a_target_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_A", "of the test process")
+    engine = ScriptEngine(tmp_path)
+    engine.environment = {"VLLM_B": "of the engine's module", "VLLM_C": "kept"}
+    with launch(engine, tmp_path, VLLM_A="1", VLLM_B="2") as process:
+        found = facts(process.url)["environment"]
+    assert [found[f"VLLM_{letter}"] for letter in "ABC"] == ["1", "2", "kept"]
+
+
 class TestLog:
     def test_holds_the_command_and_then_the_output(self, tmp_path: Path) -> None:
         engine = ScriptEngine(
@@ -520,6 +531,13 @@ class TestLog:
         assert log.read_text().splitlines()[0] == f"[speedbench] {command}"
         assert f"  command: {command}\n" in str(caught.value)
         assert "hush" not in str(caught.value)
+
+
+def test_secrets_of_the_target_s_variables_are_masked(tmp_path: Path) -> None:
+    engine = ScriptEngine(tmp_path, "print(os.environ['HF_TOKEN'], os.environ['LEVEL']); sys.exit(1)")
+    with pytest.raises(EngineError) as caught:
+        launch(engine, tmp_path, HF_TOKEN="hush-1", LEVEL="loud")
+    assert "    MASKED loud" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ class TestSpeedupAt:
     def test_pools_the_noise_of_rounds_over_categories(self) -> None:
         noisy, quiet = (
             [math.exp(log) for log in (-0.1, 0.0, 0.1)],
-            [math.exp(log) for log in (-0.05, 0.0, 0.05)],
+            [math.exp(log) for log in (0.05, 0.0, -0.05)],
         )
         alone = speedup_at(8, [noisy])
         pooled = speedup_at(8, [noisy, quiet])
@@ -140,6 +140,11 @@ class TestSpeedupAt:
         assert pooled.degrees_of_freedom > 2
         variance = (0.1**2 + 0.05**2) / 2
         assert pooled.standard_error == pytest.approx(math.sqrt(variance * 0.448671 / 2), rel=1e-5)
+
+    def test_what_all_categories_share_in_a_round_does_not_average_out(self) -> None:
+        rounds = [math.exp(log) for log in (-0.1, 0.0, 0.1)]
+        alone, together = speedup_at(8, [rounds]), speedup_at(8, [rounds] * 4)
+        assert together.standard_error == pytest.approx(alone.standard_error)
 
     def test_of_single_rounds_has_no_error(self) -> None:
         assert speedup_at(8, [[1.5], [1.2]]).standard_error is None

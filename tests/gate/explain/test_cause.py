@@ -317,12 +317,106 @@ class TestMean:
         )
 
 
+def busy(figures: Sequence[RoundFigures], *shares: float) -> tuple[RoundFigures, ...]:
+    """Rounds of an engine that needs all processors, of which others took these shares."""
+    return tuple(
+        replace(
+            each,
+            output_tps=(each.output_tps or 0) * (1 - share),
+            user_tps=(each.user_tps or 0) * (1 - share),
+            step_latency_s=(each.step_latency_s or 0) / (1 - share),
+            other_processes_busy=share,
+        )
+        for each, share in zip(figures, shares, strict=True)
+    )
+
+
+class TestOtherProcesses:
+    """What other processes took is not the system's: rule 4."""
+
+    QUIET_MACHINE = (0.01, 0.0, 0.02)
+
+    def cause(
+        self, now: Sequence[RoundFigures], *shares: float, failed: Sequence[str] = BOTH, paired: bool = False
+    ) -> Cause:
+        cell = compared(busy(now, *shares), busy(rounds(), *self.QUIET_MACHINE))
+        return explain(cell, [cell], failed, paired=paired)
+
+    @pytest.mark.parametrize("paired", [False, True])
+    def test_a_weaker_drafter_on_a_busy_machine_is_the_drafter_alone(self, paired: bool) -> None:
+        weaker = rounds(acceptance=-0.10)
+        cause = self.cause(weaker, 0.12, 0.13, 0.11, paired=paired)
+        assert cause.word == "drafter"
+        assert cause.reason.endswith(
+            "and other processes took 12.0 % of the processors (1.0 % in the baseline): that can be all of it."
+        )
+        without = replace(
+            compared(busy(weaker, 0.12, 0.13, 0.11)),
+            throughput=baseline_of(with_rounds(Cell("qualitative", "coding", 32), rounds()))
+            .throughput[HARDWARE]["qualitative-coding-bs32"]
+            .measurement,
+        )
+        assert explain(without, [without], BOTH).word == "both"  # whose share was not measured
+
+    def test_a_busy_machine_alone_is_not_the_system(self) -> None:
+        cause = self.cause(rounds(), 0.2, 0.22, 0.21, failed=TPS)
+        assert (cause.word, cause.advice) == (
+            "unclear",
+            "measure more rounds (--speedbench-rounds), on a quiet machine, before you bisect",
+        )
+        assert cause.reason.startswith("A step takes 24.8 % longer, and other processes took 21.0 % of")
+
+    def test_steps_that_are_slower_than_others_can_make_them_are_the_system(self) -> None:
+        assert self.cause(rounds(latency=0.3), 0.05, 0.06, 0.04, failed=TPS).word == "system"
+        assert self.cause(rounds(-0.1, 0.3), 0.02, 0.03, 0.02).word == "both"
+
+    def test_a_baseline_on_a_busy_machine_makes_no_system_of_steps_that_are_as_fast(self) -> None:
+        cell = compared(busy(rounds(), 0.0, 0.0, 0.0), busy(rounds(), 0.3, 0.3, 0.3))
+        assert explain(cell, [cell], TPS).word == "unclear"
+
+    def test_of_a_mean_as_of_its_categories(self) -> None:
+        group = [
+            compared(
+                busy(rounds(acceptance=-0.1), 0.12, 0.13, 0.11), busy(rounds(), *self.QUIET_MACHINE), name
+            )
+            for name in DOMAINS[:3]
+        ]
+        assert explain_mean(group, BOTH).word == "drafter"
+
+
+class TestPrefill:
+    """A longer time to first token is named where it explains the loss: rule 5."""
+
+    @staticmethod
+    def cause(rest: float, ttft_s: float, failed: Sequence[str] = TPS) -> Cause:
+        cell = compared(rounds(rest=rest))
+        assert cell.throughput is not None
+        timed = {"ttft_s_mean": ttft_s, "end_to_end_s_mean": 1.0}
+        now = replace(cell.measurement, metrics={**cell.measurement.metrics, **timed})
+        then = replace(cell.throughput, metrics={**cell.throughput.metrics, "ttft_s_mean": 0.1})
+        cell = replace(cell, measurement=now, throughput=then)
+        return explain(cell, [cell], failed)
+
+    def test_that_explains_the_rest(self) -> None:
+        cause = self.cause(-0.10, 0.2)
+        assert cause.word == "system"
+        assert cause.reason == "The first token takes 200 ms, and took 100 ms: 100 % of the loss."
+        assert cause.advice.startswith("profile prefill")
+
+    def test_that_explains_less_than_half_of_it(self) -> None:
+        assert self.cause(-0.10, 0.12).word == "unclear"
+        assert self.cause(-0.10, 0.08).word == "unclear"
+
+    def test_beside_a_loss_of_acceptance(self) -> None:
+        assert self.cause(-0.10, 0.2, BOTH).word == "both"
+
+
 class TestPositions:
     """Where in the draft the acceptance fell."""
 
     def test_positions_whose_acceptance_fell_are_named(self) -> None:
         then, now = measurement(), measurement([count + 10 for count in (40, 45, 50, 55, 60, 65, 70, 75)])
-        stored = baseline_of(then).acceptance[then.cell.id]
+        stored = baseline_of(then).acceptance[HARDWARE][then.cell.id].measurement
         rates = [each.per_position["conditional_acceptance_rate"] for each in (then, now)]
         cell = Compared(now, stored, None)
         positions = explain(cell, [cell], ("acceptance_length",)).positions
@@ -340,7 +434,7 @@ class TestPositions:
         for category, rates in (("coding", (0.6, 0.5)), ("qa", (0.8, 0.9))):
             cell = compared(rounds(), category=category)
             assert cell.acceptance is not None
-            then = replace(cell.acceptance, conditional_acceptance_rate=(0.8, 0.7))
+            then = replace(cell.acceptance, per_position={"conditional_acceptance_rate": (0.8, 0.7)})
             now = replace(cell.measurement, per_position={"conditional_acceptance_rate": rates})
             group.append(replace(cell, acceptance=then, measurement=now))
         (change,) = explain_mean(group, ("acceptance_length",)).positions

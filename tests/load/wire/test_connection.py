@@ -18,6 +18,7 @@ from pytest_speedbench.engines.base import Generation, HttpCall
 from pytest_speedbench.engines.control import Control
 from pytest_speedbench.load.conversation import prepare
 from pytest_speedbench.load.driver import run_round
+from pytest_speedbench.load.plan import RoundPlan
 from pytest_speedbench.load.records import RoundRecord
 from pytest_speedbench.load.wire import kernel_stamps
 from pytest_speedbench.load.wire.connection import Connection, Response
@@ -62,7 +63,9 @@ def drive(
 ) -> RoundRecord:
     engine = engine or StubEngine()
     prepared = prepare(engine, CONTROL, prompts(count, turns), sampling())
-    return run_round(engine, server.url + path, prepared, batch_size, request_timeout_s=request_timeout_s)
+    return run_round(
+        engine, server.url + path, prepared, RoundPlan(batch_size, request_timeout_s=request_timeout_s)
+    )
 
 
 def errors(record: RoundRecord) -> list[str | None]:
@@ -323,7 +326,7 @@ def test_a_certificate_that_nobody_vouches_for_is_no_connection(
 def test_a_name_that_nobody_knows_is_no_connection() -> None:
     engine = StubEngine()
     prepared = prepare(engine, CONTROL, prompts(1), sampling())
-    record = run_round(engine, "http://no-such-host.invalid:8000", prepared, 1)
+    record = run_round(engine, "http://no-such-host.invalid:8000", prepared, RoundPlan(1))
     (error,) = errors(record)
     assert error is not None
     assert error.startswith("no connection to http://no-such-host.invalid:8000 (gaierror: ")

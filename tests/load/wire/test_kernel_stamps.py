@@ -45,6 +45,28 @@ def pair() -> Iterator[Pair]:
         yield theirs, ours
 
 
+@pytest.fixture
+def stamping() -> Iterator[None]:
+    """The kernel stamps what comes in: it begins a moment after the first socket asked for it.
+
+    Of fresh sockets that asked by themselves, 2 to 3.5 % had no stamp on their first read.
+    """
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname()) as ours,
+    ):
+        theirs, _ = listening.accept()
+        ours.setsockopt(socket.SOL_SOCKET, kernel_stamps._SO_TIMESTAMPNS, 1)
+        with theirs:
+            for _ in range(100_000):
+                theirs.sendall(b"x")
+                if ours.recvmsg(1, kernel_stamps._ANCILLARY_BYTES)[1]:
+                    break
+            else:
+                pytest.fail("the kernel stamps nothing")
+            yield
+
+
 def read_late(pair: Pair, sent: list[bytes]) -> tuple[list[tuple[float, bytes]], float]:
     """Send something, and have it read by an event loop that is held up; what was read, and when it went on."""
     theirs, ours = pair
@@ -74,6 +96,7 @@ def assert_stamped_as_it_was_read(pair: Pair) -> None:
     assert went_on_s <= stamp_s <= time.monotonic()
 
 
+@pytest.mark.usefixtures("stamping")
 def test_a_read_bears_the_moment_at_which_its_bytes_came_in(pair: Pair) -> None:
     began_s = time.monotonic()
     ((stamp_s, data),), went_on_s = read_late(pair, [b"first", b"last"])
@@ -81,6 +104,25 @@ def test_a_read_bears_the_moment_at_which_its_bytes_came_in(pair: Pair) -> None:
     assert began_s <= stamp_s < went_on_s - LATE_S / 2
 
 
+def test_the_kernel_stamps_before_a_connection_asks_for_it(pair: Pair) -> None:
+    """Else it would begin some reads after the first response has come in."""
+    theirs, ours = pair
+
+    async def main() -> bool:
+        reader = ArrivalReader(asyncio.get_running_loop())
+        for _ in range(20_000):  # about 0.1 s, for the kernel to begin
+            theirs.sendall(b"x")
+            ours.recv(1)
+        theirs.sendall(b"y")
+        ours.setsockopt(socket.SOL_SOCKET, kernel_stamps._SO_TIMESTAMPNS, 1)
+        _, stamp, _, _ = ours.recvmsg(1, kernel_stamps._ANCILLARY_BYTES)
+        reader.close()
+        return bool(stamp)
+
+    assert asyncio.run(main())
+
+
+@pytest.mark.usefixtures("stamping")
 @pytest.mark.parametrize("off_s", [1000.0, -1000.0])
 def test_it_bears_that_of_the_read_where_the_time_of_day_was_set(
     off_s: float, pair: Pair, monkeypatch: pytest.MonkeyPatch
