@@ -385,6 +385,8 @@ class Session:
             saving=self.settings.save,
             messages=tuple(self._messages),
             failures=dict(self._failures),
+            failed_tests=tuple(self._failed),
+            not_measured_tests=tuple(test for test, not_measured in self._failed.items() if not_measured),
             not_made=self._not_made(cells),
             measuring_s=self._measuring_s,
             patterns=self._patterns(cells),

@@ -84,7 +84,7 @@ def test_one_figure_is_shown_everywhere(pytester: pytest.Pytester, run: Run) -> 
 
 def test_an_engine_that_does_not_start_is_in_every_report(pytester: pytest.Pytester, run: Run) -> None:
     result = run("--speedbench-engine-arg=--no-such-option", *EVERYWHERE)
-    result.assert_outcomes(failed=3)
+    result.assert_outcomes(errors=3)
     known = cells(pytester.path)
     assert set(known) == {f"qualitative-{name}-bs2" for name in ("coding", "qa", "mean")}
     assert all(cell["error"] and cell["failures"] for cell in known.values())

@@ -158,6 +158,8 @@ def run(*cells: CellRun, saving: bool = False, **changes: object) -> RunResult:
         saving=saving,
         messages=(),
         failures={},
+        failed_tests=(),
+        not_measured_tests=(),
         not_made=(),
         measuring_s=0.0,
     )
