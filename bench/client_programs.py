@@ -35,7 +35,7 @@ def ours(url: str, streams: int, chunks: int) -> dict[str, Any]:
     engine = ReferenceEngine(Target(name="bench", engine="reference", method="none", draft_length=0))
     prompts = [Prompt(f"stream {number}", "mixed", ("Say yes.",)) for number in range(streams)]
     with closing(Control(url)) as control:
-        prepared = prepare(engine, control, prompts, Sampling(chunks))
+        prepared = prepare(engine, control, prompts, Sampling.exactly(chunks))
         record = run_round(engine, url, prepared, RoundPlan(streams))
     measurement = combine(
         Cell("throughput_1k", "mixed", streams), "none", [measure_round("none", record, prompts)]

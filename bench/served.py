@@ -130,7 +130,7 @@ class Server:
         )
 
     def _prepared(self, control: Control) -> Prepared:
-        return prepare(self._engine, control, self._prompts, Sampling(self._output_length))
+        return prepare(self._engine, control, self._prompts, Sampling.exactly(self._output_length))
 
 
 def main() -> None:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     import requests
 
 
+KEY_VARIABLE = "SPEEDBENCH_API_KEY"
+"""From which engines take the key that a server wants."""
+
+
 class Control:
     """A server's base URL, with one way to call it that turns every fault into an `EngineError`.
 
@@ -67,6 +71,20 @@ class Control:
         """POST and read a JSON document back; raises as `get_json`."""
         return _json(self.post(path, json))
 
+    def require_ready(self, path: str) -> None:
+        """Make sure that a server that others started answers GET `path` with 200.
+
+        Raises:
+            EngineError: it cannot be reached, refuses the key, or is not ready.
+        """
+        where = f"--speedbench-url={self.url}"
+        try:
+            response = self.get(path)
+        except EngineError as error:
+            raise EngineError(f"{where}: {error}; is the server running?") from None
+        if response.status_code != 200:
+            raise EngineError(f"{where}: {refusal(response)}")
+
     def answers(self, path: str) -> bool:
         """Whether GET `path` answers 200 within two seconds."""
         import requests
@@ -87,12 +105,25 @@ def without_key(text: str, headers: Mapping[str, Any]) -> str:
     return text.replace(key, MASK) if key else text
 
 
-def _json(response: requests.Response) -> Any:
+def refusal(response: requests.Response) -> EngineError:
+    """The error for an answer that is not 200; of a missing or wrong key it says what to set."""
+    advice = ""
+    if response.status_code in (401, 403):
+        sent = "Authorization" in response.request.headers
+        advice = (
+            f"; {'the key that was sent is not accepted' if sent else 'no key was sent'}: set {KEY_VARIABLE}"
+        )
+    text = " ".join(without_key(response.text, response.request.headers)[:500].split())
     where = f"{response.request.method} {response.request.url}"
-    told = without_key(response.text, response.request.headers)
+    return EngineError(f"{where} answered {response.status_code}: {text}{advice}")
+
+
+def _json(response: requests.Response) -> Any:
     if response.status_code != 200:
-        raise EngineError(f"{where} answered {response.status_code}: {told[:500]}")
+        raise refusal(response)
     try:
         return response.json()
     except ValueError:
+        where = f"{response.request.method} {response.request.url}"
+        told = without_key(response.text, response.request.headers)
         raise EngineError(f"{where} answered no JSON: {told[:200]!r}") from None

@@ -12,7 +12,8 @@ running server:
   end-of-sequence token with accepted drafts behind it.
 - A draft is no longer than the tokens that remain, less one: at the output's length there is no overshoot.
 - Which steps had a draft, and how many drafts were accepted at each position, `/metrics` alone tells, for the
-  server as a whole. It prints its numbers with six digits, all but the accepted drafts by position.
+  server as a whole. It prints its numbers with six digits, all but the accepted drafts by position: from a million
+  drafts on, which steps had one is not known.
 - An event is held back while its text ends inside a character, so that events are not tokens.
 
 Each slot has a key-value cache of its own. Shared by all (`--kv-unified`), 4 of 11 cells of 8 requests at once differed
@@ -109,6 +110,8 @@ _TOLD_AT_THE_END = (
 )
 """Without a choice the last event repeats the prompt and some fifty settings."""
 _FINISH = {"limit": "length", "eos": "stop", "word": "stop"}
+_ROUNDED_FROM = 1_000_000
+"""Six digits are printed of a count."""
 _DEVICE = re.compile(r"^\s+(?P<id>\w+): (?P<name>.+?) \(\d+ MiB, \d+ MiB free\)$", re.MULTILINE)
 
 
@@ -252,7 +255,11 @@ class LlamaCppEngine(Engine):
             return None
         # Positions come into being with the first draft, and are printed in full.
         return replace(
-            told, accepted_tokens=sum(told.accepted_per_position), draft_length=self.target.draft_length
+            told,
+            drafted_steps=_unrounded(told.drafted_steps),
+            drafted_tokens=_unrounded(told.drafted_tokens),
+            accepted_tokens=sum(told.accepted_per_position),
+            draft_length=self.target.draft_length,
         )
 
     def requests_at_once(self, control: Control) -> int:
@@ -306,6 +313,11 @@ class LlamaCppEngine(Engine):
                 "--speedbench-engine-python takes the path of one"
             )
         return program
+
+
+def _unrounded(count: int | None) -> int | None:
+    """A count of `/metrics`; None beyond six digits, where a round's share of it would be lost in its rounding."""
+    return count if count is not None and count < _ROUNDED_FROM else None
 
 
 def _apart(engine_args: Sequence[str]) -> Iterator[str]:

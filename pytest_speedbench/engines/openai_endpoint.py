@@ -1,7 +1,7 @@
 """Any server that speaks the OpenAI API: attached to, never launched, and measured from its streams alone.
 
 Prompts go out as chat messages. Speed comes from the stream and its `usage`. How such a server drafts, and in how
-many steps, the API does not tell. Where every event carries `usage` (`stream_options.continuous_usage_stats`, as
+many steps, the API does not tell; nor can it ask a server to forget its prefix cache, which so is measured too. Where every event carries `usage` (`stream_options.continuous_usage_stats`, as
 vLLM, SGLang and TensorRT-LLM have it), each event that brings tokens is taken for a step, and the acceptance length
 is marked `estimated`: servers put several steps into one event when they are behind (7 to 10 % too high on a loaded
 vLLM, and 3 % apart in two equal runs). Elsewhere acceptance length is not available, and a test that gates it fails.
@@ -29,19 +29,18 @@ from pytest_speedbench.engines.base import (
     Launch,
     Reply,
 )
-from pytest_speedbench.engines.control import without_key
+from pytest_speedbench.engines.control import KEY_VARIABLE, refusal
 from pytest_speedbench.engines.launch import hardware
 from pytest_speedbench.engines.openai_wire import Chunk, decode_events, read_chunks
 from pytest_speedbench.errors import EngineError, SettingsError
 from pytest_speedbench.settings.methods import UNKNOWN
+from pytest_speedbench.settings.target import is_local
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
     from pytest_speedbench.settings.target import Target
 
-_OWN_KEY = "SPEEDBENCH_API_KEY"
 _USUAL_KEY = "OPENAI_API_KEY"
-_HERE = ("127.0.0.1", "localhost", "::1")
 
 
 class OpenAiEndpoint(Engine):
@@ -75,7 +74,7 @@ class OpenAiEndpoint(Engine):
                 "--speedbench-engine=openai needs --speedbench-url: it measures a server that already runs"
             )
         if "@" in urlsplit(target.url).netloc:
-            raise SettingsError(f"--speedbench-url: holds a user name; give a key in ${_OWN_KEY} instead")
+            raise SettingsError(f"--speedbench-url: holds a user name; give a key in ${KEY_VARIABLE} instead")
         _ = self.method
 
     def launch(self, port: int) -> Launch:
@@ -88,9 +87,9 @@ class OpenAiEndpoint(Engine):
 
     def authorization(self) -> Mapping[str, str]:
         """The key as a header; none where there is no key, or none for this URL."""
-        key = os.environ.get(_OWN_KEY)
-        address = urlsplit(self.target.url or "")
-        if not key and (address.scheme == "https" or address.hostname in _HERE):
+        key = os.environ.get(KEY_VARIABLE)
+        url = self.target.url or ""
+        if not key and (urlsplit(url).scheme == "https" or is_local(url)):
             key = os.environ.get(_USUAL_KEY)
         return {"Authorization": f"Bearer {key.strip()}"} if key else {}
 
@@ -155,8 +154,7 @@ class OpenAiEndpoint(Engine):
             trial["stream_options"] = {"include_usage": True}
             answer = control.post(path, trial)
         if answer.status_code != 200:
-            told = without_key(answer.text[:500], self.authorization())
-            raise EngineError(f"POST {control.url}{path} answered {answer.status_code}: {told}")
+            raise refusal(answer)
         return "not told"
 
     def hardware(self, control: Control) -> Hardware:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_speedbench.settings.options import REQUEST_TIMEOUT_S
+
 if TYPE_CHECKING:
     from pytest_speedbench.load.conversation import Prepared
 
@@ -18,7 +20,7 @@ class RoundPlan:
     """Requests in flight at once."""
     conversations: int | None = None
     """How many; None for each prompt once, or as many as fill the batch."""
-    request_timeout_s: float = 600.0
+    request_timeout_s: float = REQUEST_TIMEOUT_S
     """A request fails when nothing arrived on it for so long. If nothing arrived on any other one either, the engine
     hangs, and no more requests are sent."""
 

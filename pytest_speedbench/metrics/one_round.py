@@ -92,7 +92,9 @@ def measure_round(method: Method | str, round_: RoundRecord, prompts: Sequence[P
         pooled = acceptance.with_steps_of_server(own, [round_.server_counters])
     drafts = pooled
     if pooled is not None and pooled.drafted_steps is None:
-        drafts = _server_counts(method, round_, delivered) or pooled
+        of_server = _server_counts(method, round_, delivered)
+        if of_server is not None and of_server.drafted_steps is not None:
+            drafts = of_server
     tokens_per_event_known = all(request.tokens_per_event_known for request in delivered)
     overload = overload_of(round_)
     times: dict[str, float] = {}

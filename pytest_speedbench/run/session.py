@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import pytest
 
 STATE_FOLDER = ".speedbench"
-TEMPORARY_FAILURE = 75
+EX_TEMPFAIL = 75
 """Exit status (EX_TEMPFAIL of sysexits.h) of a run in which no check failed, but something could not be measured."""
 _FAILED, _INTERRUPTED = 1, 2
 """pytest's exit statuses."""
@@ -359,7 +359,7 @@ class Session:
         if status == 0 and not self._saved:
             return _FAILED
         if status == _FAILED and self._saved and self._failed and all(self._failed.values()):
-            return TEMPORARY_FAILURE
+            return EX_TEMPFAIL
         return status
 
     def result(self) -> RunResult:
@@ -509,7 +509,8 @@ def _is_unmeasured(check: Check, known: CellRun) -> bool:
     measurement = known.measurement
     if check.verdict is not Verdict.INVALID or measurement is None:
         return check.verdict is Verdict.INVALID
-    return bool(measurement.problems or measurement.overload or check.value is None)
+    # a sound measurement that lacks a metric will lack it again: that is a failure
+    return bool(measurement.problems or measurement.overload)
 
 
 def _joined(known: tuple[str, ...], checks: Sequence[Check]) -> tuple[str, ...]:

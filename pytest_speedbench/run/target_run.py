@@ -207,10 +207,8 @@ class TargetRun:
         else:
             url = target.url
         control = Control(url, headers=self._engine.authorization())
-        if target.url is not None and not control.answers(self._engine.ready_path):
-            raise EngineError(
-                f"--speedbench-url={url}: GET {self._engine.ready_path} is not answered with 200; is the server running?"
-            )
+        if target.url is not None:
+            control.require_ready(self._engine.ready_path)
         self.version = self._engine.version(control)
         self.hardware = self._engine.hardware(control)
         return control

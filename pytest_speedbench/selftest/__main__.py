@@ -137,7 +137,7 @@ def drive(streams: int, rate: float, chunks: int) -> Run:
     engine = ReferenceEngine(Target(name="selftest", engine="reference", method="none", draft_length=0))
     prompts = [Prompt(f"stream {number}", "selftest", ("Say yes.",)) for number in range(streams)]
     with serving(rate, processes=_PROCESSES) as server, closing(Control(server.url)) as control:
-        prepared = prepare(engine, control, prompts, Sampling(chunks))
+        prepared = prepare(engine, control, prompts, Sampling.exactly(chunks))
         cpu_s = -time.process_time()
         record = run_round(engine, server.url, prepared, RoundPlan(streams))
         cpu_s += time.process_time()

@@ -10,6 +10,7 @@ from pytest_speedbench.catalogue import DEFAULT_TOLERANCES
 from pytest_speedbench.speed_bench import DOMAINS, ENTROPY_TIERS, MAX_BATCH_SIZE, SPLITS
 
 TARGETS_FILE = "speedbench.yaml"
+ENGINE_TIMEOUT_S = REQUEST_TIMEOUT_S = 600.0
 TOLERATED = tuple(DEFAULT_TOLERANCES)
 """What has a tolerance: each gated metric of a category, and of the mean over categories."""
 
@@ -221,11 +222,11 @@ OPTIONS = (
     ),
     Option(
         "engine-timeout",
-        "seconds that start-up may take (default: 600)",
+        f"seconds that start-up may take (default: {ENGINE_TIMEOUT_S:g})",
         "seconds above 0",
         _number(0, above=True),
         number=float,
-        default=600.0,
+        default=ENGINE_TIMEOUT_S,
         key="engine_timeout",
         metavar="S",
     ),
@@ -326,11 +327,11 @@ OPTIONS = (
     ),
     Option(
         "request-timeout",
-        "seconds of silence after which a request has failed (default: 600)",
+        f"seconds of silence after which a request has failed (default: {REQUEST_TIMEOUT_S:g})",
         "seconds above 0",
         _number(0, above=True),
         number=float,
-        default=600.0,
+        default=REQUEST_TIMEOUT_S,
         key="request_timeout",
         metavar="S",
     ),

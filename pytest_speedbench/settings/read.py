@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pytest_speedbench.catalogue import DEFAULT_TOLERANCES
 from pytest_speedbench.cells import Cell, Narrowing
 from pytest_speedbench.errors import SettingsError
-from pytest_speedbench.settings.methods import Offers
+from pytest_speedbench.settings.methods import Method, Offers
 from pytest_speedbench.settings.options import BY_FIELD, PATHS, TARGETS_FILE, Option
-from pytest_speedbench.settings.target import Sampling, Target
+from pytest_speedbench.settings.target import Sampling, Target, is_local
 
 DESCRIBES_TARGET = (
     "engine",
@@ -246,9 +247,9 @@ def _read_target(
         )
     draft_length = read("draft_length") if method.has_draft_length else 0
     model = read("model")
-    engine_python = read("engine_python")
+    engine_python, url = read("engine_python"), read("url")
     target = Target(
-        name=name or default_target_name(engine, model, method.name, draft_length),
+        name=name or default_target_name(engine, model, method, draft_length, url),
         engine=engine,
         method=method.name,
         draft_length=draft_length,
@@ -258,7 +259,7 @@ def _read_target(
         environment=dict(read("env") or ()),
         engine_python=str(engine_python) if engine_python else None,
         engine_timeout_s=read("engine_timeout"),
-        url=read("url"),
+        url=url,
         hardware=read("hardware"),
     )
     for field, given, what in (
@@ -312,15 +313,20 @@ def _under(rootdir: Path, path: Path | str) -> Path:
     return rootdir / path
 
 
-def default_target_name(engine: str, model: str | None, method: str, draft_length: int) -> str:
+def default_target_name(
+    engine: str, model: str | None, method: Method, draft_length: int, url: str | None = None
+) -> str:
     """Name of a target given on the command line: `vllm-llama-3.3-70b-instruct-eagle3-k3`.
 
-    Launch arguments and the draft model are no part of it: a change in them is what a gate judges.
+    Launch arguments and the draft model are not part of it: a change in them is what a gate judges. The address of a
+    server on another machine is, and that of an endpoint of which nothing else is known.
     """
     parts = [engine]
+    if url is not None and (method.drafts == "unknown" or not is_local(url)):
+        parts.append(re.sub(r"[^a-z0-9.]+", "-", urlsplit(url).netloc.rpartition("@")[2].lower()).strip("-."))
     if model:
         parts.append(re.sub(r"[^a-z0-9.]+", "-", Path(model).name.lower()).strip("-."))
-    parts.append(method)
+    parts.append(method.name)
     if draft_length:
         parts.append(f"k{draft_length}")
     return "-".join(part for part in parts if part)

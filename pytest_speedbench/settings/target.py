@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from pytest_speedbench.settings.options import ENGINE_TIMEOUT_S
+
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL is of this machine."""
+    return urlsplit(url).hostname in _THIS_MACHINE
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,7 @@ class Target:
     """Variables that are added to the engine's environment, and win over those of the test process."""
     engine_python: str | None = None
     """Interpreter that has the engine installed; None for the one that runs pytest."""
-    engine_timeout_s: float = 600.0
+    engine_timeout_s: float = ENGINE_TIMEOUT_S
     url: str | None = None
     """A server that already runs, to be measured and left running; None to launch one."""
     hardware: str | None = None
@@ -37,6 +47,11 @@ class Sampling:
 
     output_length: int
     """Tokens at most (exactly, where `ignore_eos`)."""
-    temperature: float = 0.0
-    ignore_eos: bool = True
+    temperature: float
+    ignore_eos: bool
     seed: int = 0
+
+    @classmethod
+    def exactly(cls, output_length: int) -> Sampling:
+        """Greedy, and so many tokens whatever they are."""
+        return cls(output_length, temperature=0.0, ignore_eos=True)

@@ -119,7 +119,7 @@ class Conformance:
             with start(engine, target, tmp_path_factory.mktemp(target.engine) / "logs") as server:
                 control = Control(server.url)
                 version, hardware = engine.version(control), engine.hardware(control)
-                prepared = prepared_for(engine, control, Sampling(cls.output_length))
+                prepared = prepared_for(engine, control, Sampling.exactly(cls.output_length))
                 plan = RoundPlan(cls.batch_size)
                 rounds = tuple(record_round(engine, control, prepared, plan) for _ in range(2))
                 engine.reset(control)
@@ -255,7 +255,7 @@ class Conformance:
         batch_sent = _when_sent(self.batch_size, monkeypatch)
         with Watch() as watch, start(engine, target, logs) as server:
             control = Control(server.url)
-            prepared = prepared_for(engine, control, Sampling(self.long_output))
+            prepared = prepared_for(engine, control, Sampling.exactly(self.long_output))
             with ThreadPoolExecutor(1) as thread:
                 measuring = thread.submit(
                     record_round,

@@ -35,3 +35,47 @@ def test_a_key_in_an_answer_is_masked_in_the_error(status: int, answer: str) -> 
 def test_a_text_without_a_key_stays_as_it_is() -> None:
     assert without_key("all of it", {}) == "all of it"
     assert without_key("all of it", {"Authorization": ""}) == "all of it"
+
+
+class TestRequireReady:
+    def test_a_server_that_is_ready(self) -> None:
+        with answering({"GET /health": (200, {})}) as (control, _):
+            control.require_ready("/health")
+
+    @pytest.mark.parametrize("status", [401, 403])
+    @pytest.mark.parametrize(
+        ("headers", "advice"),
+        [
+            ({}, "no key was sent: set SPEEDBENCH_API_KEY"),
+            (
+                {"Authorization": f"Bearer {KEY}"},
+                "the key that was sent is not accepted: set SPEEDBENCH_API_KEY",
+            ),
+        ],
+        ids=["no-key", "wrong-key"],
+    )
+    def test_a_key_that_is_missing_or_wrong(self, status: int, headers: dict[str, str], advice: str) -> None:
+        with answering({"GET /v1/models": (status, f"no access\nfor {KEY}")}) as (plain, _):
+            control = Control(plain.url, headers=headers)
+            with pytest.raises(EngineError) as caught:
+                control.require_ready("/v1/models")
+            control.close()
+        shown = "MASKED" if headers else KEY
+        assert str(caught.value) == (
+            f"--speedbench-url={plain.url}: GET {plain.url}/v1/models answered {status}: no access for {shown}; {advice}"
+        )
+
+    def test_a_server_that_loads_its_model(self) -> None:
+        with (
+            answering({"GET /health": (503, "loading")}) as (control, _),
+            pytest.raises(EngineError, match="/health answered 503: loading"),
+        ):
+            control.require_ready("/health")
+
+    def test_no_server(self) -> None:
+        control = Control("http://127.0.0.1:1")
+        with pytest.raises(
+            EngineError, match=r"^--speedbench-url=http://127.0.0.1:1: .*; is the server running\?$"
+        ):
+            control.require_ready("/health")
+        control.close()

@@ -89,4 +89,4 @@ def test_a_constructor_is_guarded_too() -> None:
 
 def test_what_is_right_passes_and_travels_to_other_processes() -> None:
     engine = pickle.loads(pickle.dumps(StubEngine()))
-    assert isinstance(engine.call(Generation(Sampling(8), token_ids=(1,))), HttpCall)
+    assert isinstance(engine.call(Generation(Sampling.exactly(8), token_ids=(1,))), HttpCall)

@@ -189,7 +189,9 @@ class TestRefuses:
 
 class TestCall:
     def test_sends_token_ids_and_no_sampler_but_temperature(self) -> None:
-        call = attached().call(Generation(Sampling(64, temperature=0.7, seed=5), token_ids=(0, 5, 7)))
+        call = attached().call(
+            Generation(Sampling(64, temperature=0.7, ignore_eos=True, seed=5), token_ids=(0, 5, 7))
+        )
         body = json.loads(call.body)
         assert call.path == "/completion"
         assert (body["prompt"], body["n_predict"], body["temperature"], body["seed"]) == (
@@ -202,12 +204,12 @@ class TestCall:
 
     def test_opens_a_connection_for_each_stream(self) -> None:
         """It closes them after each, and says that it keeps them."""
-        call = attached().call(Generation(Sampling(64), token_ids=(0,)))
+        call = attached().call(Generation(Sampling.exactly(64), token_ids=(0,)))
         assert call.headers["Connection"] == "close"
 
     def test_takes_no_messages(self) -> None:
         with pytest.raises(EngineError, match="is sent token ids"):
-            attached().call(Generation(Sampling(64), messages=(Message("user", "Hello"),)))
+            attached().call(Generation(Sampling.exactly(64), messages=(Message("user", "Hello"),)))
 
 
 class TestRead:
@@ -291,6 +293,18 @@ class TestControl:
         with answering({"GET /metrics": (200, rounded)}) as (control, _):
             counters = attached().server_counters(control)
         assert counters is not None and counters.accepted_tokens == 6 + 6 + 4
+
+    def test_counts_that_are_rounded_are_not_reported(self) -> None:
+        exposition = (RECORDED / "llamacpp_draft_model_metrics.txt").read_text()
+        rounded = exposition.replace("num_drafts_total 7", "num_drafts_total 1.23457e+07").replace(
+            "draft_tokens_total 20", "draft_tokens_total 2.5e+07"
+        )
+        assert rounded.count("e+07") == 2
+        with answering({"GET /metrics": (200, rounded)}) as (control, _):
+            counters = attached().server_counters(control)
+        assert counters is not None
+        assert (counters.drafted_steps, counters.drafted_tokens) == (None, None)
+        assert counters.accepted_per_position == (6, 6, 4)
 
     def test_a_server_without_metrics_has_no_counters(self) -> None:
         with answering({"GET /metrics": (501, {"error": {"message": "not supported"}})}) as (control, _):

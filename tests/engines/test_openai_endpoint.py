@@ -13,7 +13,7 @@ from pytest_speedbench.settings.target import Sampling, Target
 from tests.engines.answering_server import answering
 
 LOCAL = "http://127.0.0.1:8000"
-HELLO = Generation(Sampling(64), messages=(Message("user", "Hello"),))
+HELLO = Generation(Sampling.exactly(64), messages=(Message("user", "Hello"),))
 
 
 def endpoint(url: str = LOCAL, model: str | None = "tiny") -> OpenAiEndpoint:
@@ -34,7 +34,9 @@ def event(text: str, total: int | None, finish: str | None = None) -> bytes:
 
 class TestCall:
     def test_sends_messages_and_only_what_the_api_has(self) -> None:
-        call = endpoint().call(Generation(Sampling(64, ignore_eos=False), messages=HELLO.messages))
+        call = endpoint().call(
+            Generation(Sampling(64, temperature=0.0, ignore_eos=False), messages=HELLO.messages)
+        )
         assert call.path == "/v1/chat/completions"
         assert json.loads(call.body) == {
             "model": "tiny",

@@ -51,7 +51,7 @@ def spec_event(tokens: int, histogram: list[int]) -> bytes:
 
 class TestCompletionCall:
     def test_sends_token_ids_as_the_whole_prompt(self) -> None:
-        call = completion_call(Generation(Sampling(64), token_ids=(0, 5, 7)), "tiny")
+        call = completion_call(Generation(Sampling.exactly(64), token_ids=(0, 5, 7)), "tiny")
         assert call.path == "/v1/completions"
         assert call.headers["Content-Type"] == "application/json"
         assert json.loads(call.body) == {
@@ -78,14 +78,16 @@ class TestCompletionCall:
         assert "prompt" not in body and "add_special_tokens" not in body
 
     def test_adds_what_one_engine_needs(self) -> None:
-        call = completion_call(Generation(Sampling(8), token_ids=(1,)), "tiny", {"top_k": -1, "top_p": 0.9})
+        call = completion_call(
+            Generation(Sampling.exactly(8), token_ids=(1,)), "tiny", {"top_k": -1, "top_p": 0.9}
+        )
         body = json.loads(call.body)
         assert (body["top_k"], body["top_p"]) == (-1, 0.9)
 
     @pytest.mark.parametrize("prompt", [{}, {"token_ids": (1,), "messages": HELLO}])
     def test_wants_exactly_one_form_of_prompt(self, prompt: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="either token ids or messages"):
-            completion_call(Generation(Sampling(8), **prompt), "tiny")
+            completion_call(Generation(Sampling.exactly(8), **prompt), "tiny")
 
 
 class TestReadStream:

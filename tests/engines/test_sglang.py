@@ -262,7 +262,7 @@ class TestRefusals:
 
 class TestCall:
     def test_token_ids_go_to_the_native_route(self) -> None:
-        call = SglangEngine(target()).call(Generation(Sampling(64), token_ids=(5, 7)))
+        call = SglangEngine(target()).call(Generation(Sampling.exactly(64), token_ids=(5, 7)))
         assert call.path == "/generate"
         assert json.loads(call.body) == {
             "input_ids": [5, 7],
@@ -281,7 +281,7 @@ class TestCall:
         }
 
     def test_messages_go_to_the_chat_and_ask_for_counters(self) -> None:
-        call = SglangEngine(target()).call(Generation(Sampling(64), messages=HELLO))
+        call = SglangEngine(target()).call(Generation(Sampling.exactly(64), messages=HELLO))
         body = json.loads(call.body)
         assert call.path == "/v1/chat/completions"
         assert body["messages"] == [{"role": "user", "content": "Say something."}]

@@ -214,13 +214,13 @@ class TestCall:
     )
 
     def test_token_ids_are_the_whole_prompt(self) -> None:
-        call = attached().call(Generation(Sampling(64), token_ids=(0, 5)))
+        call = attached().call(Generation(Sampling.exactly(64), token_ids=(0, 5)))
         body = json.loads(call.body)
         assert (call.path, body["prompt"], body["add_special_tokens"]) == ("/v1/completions", [0, 5], False)
         assert set(body) <= self.DOCUMENTED, "any other field is refused"
 
     def test_messages_go_to_its_own_template(self) -> None:
-        call = attached().call(Generation(Sampling(64), messages=(Message("user", "Hello"),)))
+        call = attached().call(Generation(Sampling.exactly(64), messages=(Message("user", "Hello"),)))
         body = json.loads(call.body)
         assert (call.path, body["messages"]) == (
             "/v1/chat/completions",
@@ -273,7 +273,9 @@ class TestServer:
         with answering(answers) as (control, _):
             assert engine.version(control) == "1.3.0"
         assert engine.counts_per_request is per_request
-        assert json.loads(engine.call(Generation(Sampling(8), token_ids=(1,))).body)["model"] == "tiny"
+        assert (
+            json.loads(engine.call(Generation(Sampling.exactly(8), token_ids=(1,))).body)["model"] == "tiny"
+        )
 
     def test_counts_by_position_where_responses_do_not(self) -> None:
         with answering({"GET /prometheus/metrics": (200, PROMETHEUS)}) as (control, _):

@@ -332,10 +332,12 @@ class TestAttached:
             engine = self.attached(control.url, "none", model)
             engine.tokenize(control, (Message("user", "Hi"),))
             assert asked["POST /tokenize"]["model"] == name
-            assert json.loads(engine.call(Generation(Sampling(4), token_ids=(1,))).body)["model"] == name
+            assert (
+                json.loads(engine.call(Generation(Sampling.exactly(4), token_ids=(1,))).body)["model"] == name
+            )
 
     def test_requests_override_the_models_own_sampling_defaults(self) -> None:
-        body = json.loads(VllmEngine(target()).call(Generation(Sampling(4), token_ids=(1,))).body)
+        body = json.loads(VllmEngine(target()).call(Generation(Sampling.exactly(4), token_ids=(1,))).body)
         assert (body["temperature"], body["top_p"], body["top_k"], body["repetition_penalty"]) == (
             0,
             1,

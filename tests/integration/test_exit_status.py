@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pytest_speedbench.run.session import EX_TEMPFAIL
 from tests.integration.conftest import Run
 
-EX_TEMPFAIL = 75
 DEAD = ("--speedbench-url=http://127.0.0.1:9",)
 NOT_STARTING = ("--speedbench-engine-arg=--no-such-option",)
 FAILING = ("--speedbench-engine-arg=--fault=http-500",)
@@ -40,6 +40,22 @@ def test_a_check_that_failed_is_a_failure(pytester: pytest.Pytester, run: Run) -
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(failed=1)
     assert junit(pytester) == [["failure"]]
+
+
+def test_a_metric_that_the_engine_cannot_have_is_a_failure(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(
+        test_gate="""
+        import pytest
+
+        @pytest.mark.speedbench(split="qualitative", categories=["qa"], batch_sizes=[2], metrics="speedup")
+        def test_it(speedbench):
+            speedbench.measure().assert_no_regression("speedup")
+    """
+    )
+    result = run("--speedbench-method=none")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*INVALID: speedup is missing: *"])
 
 
 def test_any_other_failure_of_the_run_outweighs(pytester: pytest.Pytester, gate: str, run: Run) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_speedbench.run.session import EX_TEMPFAIL
 from tests.integration.conftest import Run
 
 BASELINE = Path("baselines", "reference-draft_model-k3.yaml")
@@ -140,8 +141,8 @@ def test_data_that_cannot_be_used(pytester: pytest.Pytester, run: Run, rows: str
 
 def test_engine_dies_at_start(run: Run) -> None:
     result = run("--speedbench-engine-arg=--no-such-option")
-    result.assert_outcomes(failed=3)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(errors=3)
+    assert result.ret == EX_TEMPFAIL
     result.stdout.fnmatch_lines(
         [
             "*reference*exited with code 2*",
@@ -170,7 +171,7 @@ def test_port_taken(pytester: pytest.Pytester, run: Run, monkeypatch: pytest.Mon
 
 def test_engine_dies_mid_run(run: Run) -> None:
     result = run(FAULT.format("crash"), AFTER.format(4))
-    result.assert_outcomes(failed=3)
+    result.assert_outcomes(errors=3)
     result.stdout.fnmatch_lines(
         [
             "*INVALID: * requests failed*",
@@ -191,7 +192,7 @@ def test_engine_dies_mid_run(run: Run) -> None:
 )
 def test_a_faulty_engine_makes_the_cell_invalid(run: Run, fault: str, lines: list[str]) -> None:
     result = run(FAULT.format(fault), AFTER.format(4), "--speedbench-category=qa")
-    result.assert_outcomes(failed=1)
+    result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(lines)
     clean(result)
 
@@ -200,7 +201,7 @@ def test_a_stalled_request_has_failed(run: Run) -> None:
     result = run(
         FAULT.format("stall"), AFTER.format(4), "--speedbench-category=qa", "--speedbench-request-timeout=1"
     )
-    result.assert_outcomes(failed=1)
+    result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*INVALID: * of * requests failed*"])
     clean(result)
 

@@ -24,9 +24,11 @@ def test_a_running_server_is_measured_and_left_running(tmp_path: Path, run: Run)
 
 def test_nobody_there_is_said_so(run: Run) -> None:
     result = run("--speedbench-url=http://127.0.0.1:1")
-    result.assert_outcomes(failed=3)
+    result.assert_outcomes(errors=3)
     result.stdout.fnmatch_lines(
-        ["--speedbench-url=http://127.0.0.1:1: GET /health is not answered with 200; is the server running?"]
+        [
+            "--speedbench-url=http://127.0.0.1:1: GET http://127.0.0.1:1/health failed: *; is the server running?"
+        ]
     )
     assert "Traceback" not in result.stdout.str()
 

@@ -32,7 +32,7 @@ def prompts(count: int, turns: int = 1) -> tuple[Prompt, ...]:
 
 
 def sampling(output_length: int = 8) -> Sampling:
-    return Sampling(output_length=output_length)
+    return Sampling.exactly(output_length)
 
 
 def spoken(chat: Sequence[Message]) -> str:

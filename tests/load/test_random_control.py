@@ -120,7 +120,7 @@ def test_the_reference_engine_takes_both(url: str) -> None:
             engine,
             control,
             load("throughput_1k", None, ("mixed",)).prompts,
-            Sampling(output_length=48, ignore_eos=True),
+            Sampling.exactly(48),
         )
     finally:
         control.close()

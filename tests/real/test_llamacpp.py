@@ -63,7 +63,7 @@ def test_without_a_drafter_each_step_yields_a_token(gate: Gate) -> None:
 
 def test_a_batch_larger_than_its_slots_is_not_measured(gate: Gate) -> None:
     run = gate.run(target("llamacpp", "none"), BATCH_SIZE + 1, categories=("qa",))
-    run.result.assert_outcomes(failed=1)
+    run.result.assert_outcomes(errors=1)
     run.result.stdout.fnmatch_lines(["*batch size 9: llamacpp computes 8 requests at once*"])
 
 
@@ -75,7 +75,7 @@ def test_steps_told_by_responses_are_those_that_the_server_counted(method: str, 
     with start(engine, drafting, tmp_path / "logs") as server:
         control = Control(server.url)
         prompts = load(QUALITATIVE, None, ("coding",), 4).of_category("coding")
-        prepared = prepare(engine, control, prompts, Sampling(OUTPUT_LENGTH))
+        prepared = prepare(engine, control, prompts, Sampling.exactly(OUTPUT_LENGTH))
         rounds = [record_round(engine, control, prepared, RoundPlan(4)) for _ in range(3)]
         control.close()
     for round_ in rounds:

@@ -82,7 +82,7 @@ def test_rounds_repeat_because_the_server_is_told_to_forget(serve: Serve) -> Non
     runs_already = replace(ngram, url=serve(ngram))
 
     def acceptance_lengths(engine: SglangEngine, control: Control) -> list[float]:
-        prepared = prepare(engine, control, prompts, Sampling(OUTPUT_LENGTH), model=ngram.model)
+        prepared = prepare(engine, control, prompts, Sampling.exactly(OUTPUT_LENGTH), model=ngram.model)
         rounds = [record_round(engine, control, prepared, RoundPlan(cell.batch_size)) for _ in range(3)]
         measured = [build(cell, ngram.method, [each], prompts) for each in rounds]
         assert [measurement.problems for measurement in measured] == [()] * 3

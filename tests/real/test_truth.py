@@ -33,7 +33,7 @@ from tests.metrics.records import build
 from tests.real.targets import BATCH_SIZE, DRAFT_LENGTH, LOOKUP, installed, prompt_lookup, target, variables
 
 OUTPUT_LENGTH = 64
-SAMPLING = Sampling(OUTPUT_LENGTH)
+SAMPLING = Sampling.exactly(OUTPUT_LENGTH)
 Serve = Callable[[Target], str]
 PER_CATEGORY = 2
 """Prompts of each of the 11 categories: 28 to 1092 tokens."""

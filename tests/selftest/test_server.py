@@ -32,7 +32,7 @@ ENGINE = ReferenceEngine(Target(name="loopback", engine="reference", method="non
 
 def prepared_for(server: Loopback, count: int, output_length: int) -> Prepared:
     with closing(Control(server.url)) as control:
-        return prepare(ENGINE, control, prompts(count), Sampling(output_length))
+        return prepare(ENGINE, control, prompts(count), Sampling.exactly(output_length))
 
 
 def stream(server: Loopback, generation: Generation, **more: Any) -> list[bytes]:
@@ -55,20 +55,22 @@ def server() -> Iterator[Loopback]:
 
 class TestStream:
     def test_brings_as_many_tokens_as_were_asked_for_and_usage_at_the_end(self, server: Loopback) -> None:
-        events = stream(server, Generation(Sampling(37), token_ids=(5, 6, 7)))
+        events = stream(server, Generation(Sampling.exactly(37), token_ids=(5, 6, 7)))
         reply = ENGINE.read(events)
         assert reply.tokens_per_event == (*[1] * 37, 0)
         assert (reply.output_tokens, reply.prompt_tokens, reply.finish_reason) == (37, 3, "length")
 
     def test_only_its_last_token_has_a_finish_reason(self, server: Loopback) -> None:
-        events = [json.loads(event) for event in stream(server, Generation(Sampling(3), token_ids=(5,)))]
+        events = [
+            json.loads(event) for event in stream(server, Generation(Sampling.exactly(3), token_ids=(5,)))
+        ]
         assert [event["choices"][0]["finish_reason"] for event in events[:3]] == [None, None, "length"]
 
     def test_of_one_token(self, server: Loopback) -> None:
-        assert ENGINE.read(stream(server, Generation(Sampling(1), token_ids=(5,)))).output_tokens == 1
+        assert ENGINE.read(stream(server, Generation(Sampling.exactly(1), token_ids=(5,)))).output_tokens == 1
 
     def test_of_a_chat_opens_with_the_role(self, server: Loopback) -> None:
-        events = stream(server, Generation(Sampling(4), messages=(Message("user", "grüß"),)))
+        events = stream(server, Generation(Sampling.exactly(4), messages=(Message("user", "grüß"),)))
         assert json.loads(events[0])["choices"][0]["delta"] == {"role": "assistant", "content": ""}
         reply = ENGINE.read(events)
         assert reply.tokens_per_event == (0, 1, 1, 1, 1, 0)
@@ -76,20 +78,22 @@ class TestStream:
 
     def test_tells_usage_in_every_event_if_asked_to(self, server: Loopback) -> None:
         options = {"include_usage": True, "continuous_usage_stats": True}
-        events = stream(server, Generation(Sampling(3), token_ids=(5, 6)), stream_options=options)
+        events = stream(server, Generation(Sampling.exactly(3), token_ids=(5, 6)), stream_options=options)
         assert [json.loads(event)["usage"]["completion_tokens"] for event in events] == [1, 2, 3, 3]
         assert [json.loads(event)["usage"]["total_tokens"] for event in events] == [3, 4, 5, 5]
 
     def test_tells_no_usage_unless_asked_to(self, server: Loopback) -> None:
-        events = stream(server, Generation(Sampling(3), token_ids=(5,)), stream_options=None)
+        events = stream(server, Generation(Sampling.exactly(3), token_ids=(5,)), stream_options=None)
         assert not any("usage" in json.loads(event) for event in events)
 
     def test_a_model_name_may_hold_what_python_formats(self, server: Loopback) -> None:
-        events = stream(server, Generation(Sampling(2), token_ids=(5,)), model="100 %s")
+        events = stream(server, Generation(Sampling.exactly(2), token_ids=(5,)), model="100 %s")
         assert {json.loads(event)["model"] for event in events} == {"100 %s"}
 
     def test_its_events_carry_the_moments_that_the_server_tells(self, server: Loopback) -> None:
-        events = [json.loads(event) for event in stream(server, Generation(Sampling(5), token_ids=(5,)))]
+        events = [
+            json.loads(event) for event in stream(server, Generation(Sampling.exactly(5), token_ids=(5,)))
+        ]
         (number,) = {token for event in events[:5] for token in event["choices"][0]["token_ids"]}
         assert [event["sent_s"] for event in events[:5]] == pytest.approx(
             server.sent().stamps_s[number], abs=1e-6
@@ -98,21 +102,21 @@ class TestStream:
 
 class TestConnection:
     def test_serves_one_request_after_the_other_also_where_they_come_at_once(self, server: Loopback) -> None:
-        call = completion_call(Generation(Sampling(9), token_ids=(5,)), "m")
+        call = completion_call(Generation(Sampling.exactly(9), token_ids=(5,)), "m")
         one = request_bytes(call.path, call.body)
         with connected(server) as wire:
             wire.sendall(one + one)
             assert read_until(wire, b"0\r\n\r\n", 2).count(b"data: [DONE]") == 2
 
     def test_takes_a_request_in_pieces(self, server: Loopback) -> None:
-        call = completion_call(Generation(Sampling(1), token_ids=(5,)), "m")
+        call = completion_call(Generation(Sampling.exactly(1), token_ids=(5,)), "m")
         with connected(server) as wire:
             for byte in request_bytes(call.path, call.body):
                 wire.sendall(bytes([byte]))
             assert b"[DONE]" in read_until(wire, b"0\r\n\r\n", 1)
 
     def test_closes_if_the_client_wants_it(self, server: Loopback) -> None:
-        call = completion_call(Generation(Sampling(2), token_ids=(5,)), "m")
+        call = completion_call(Generation(Sampling.exactly(2), token_ids=(5,)), "m")
         with connected(server) as wire:
             wire.sendall(request_bytes(call.path, call.body, "Connection: close\r\n"))
             received = b""
@@ -121,11 +125,11 @@ class TestConnection:
         assert received.endswith(b"0\r\n\r\n")
 
     def test_a_client_that_goes_does_not_disturb_the_others(self, server: Loopback) -> None:
-        call = completion_call(Generation(Sampling(1_000_000), token_ids=(5,)), "m")
+        call = completion_call(Generation(Sampling.exactly(1_000_000), token_ids=(5,)), "m")
         with connected(server) as wire:
             wire.sendall(request_bytes(call.path, call.body))
             wire.recv(100)
-        assert ENGINE.read(stream(server, Generation(Sampling(7), token_ids=(5,)))).output_tokens == 7
+        assert ENGINE.read(stream(server, Generation(Sampling.exactly(7), token_ids=(5,)))).output_tokens == 7
 
 
 @pytest.mark.parametrize(
@@ -192,7 +196,7 @@ class TestRate:
         assert all(before <= after for stamps in stamps_of.values() for before, after in pairwise(stamps))
 
     def test_a_client_that_reads_nothing_holds_nobody_up_and_keeps_its_own_moments(self) -> None:
-        call = completion_call(Generation(Sampling(60), token_ids=(5,)), "m" * 400_000)
+        call = completion_call(Generation(Sampling.exactly(60), token_ids=(5,)), "m" * 400_000)
         with serving(50.0) as server, connected(server) as idle:
             idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             idle.sendall(request_bytes(call.path, call.body))

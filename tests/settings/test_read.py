@@ -14,6 +14,7 @@ from pytest_speedbench.settings.read import Lookup, Settings, read
 
 OFFERS = {
     "acme": Offer.of("acme", ("none", "ngram", "eagle3", Method("tree", draft_model="optional")), "tree"),
+    "endpoint": Offer.of("endpoint", ("unknown",), "unknown"),
     "plain": Offer.of("plain", ("none", "ngram"), "none"),
 }
 
@@ -113,3 +114,19 @@ targets:
         assert refusal(engine="plain", hardware="H100").startswith(
             "--speedbench-hardware=H100: only for a server that already runs (--speedbench-url)"
         )
+
+
+@pytest.mark.parametrize(
+    ("engine", "url", "model", "name"),
+    [
+        ("endpoint", "https://api.example.com/v1", "m", "endpoint-api.example.com-m-unknown"),
+        ("endpoint", "https://other.example.com", "m", "endpoint-other.example.com-m-unknown"),
+        ("endpoint", "http://127.0.0.1:8000", None, "endpoint-127.0.0.1-8000-unknown"),
+        ("endpoint", "http://me:secret@host:1", None, "endpoint-host-1-unknown"),
+        ("plain", "http://GPU-17:8000", "org/Model", "plain-gpu-17-8000-model-none"),
+        ("plain", "http://[::1]:8000", "m", "plain-m-none"),
+    ],
+)
+def test_two_endpoints_do_not_share_a_baseline(engine: str, url: str, model: str | None, name: str) -> None:
+    options: dict[str, Any] = {"model": model} if model else {}
+    assert settings(engine=engine, url=url, **options).target.name == name

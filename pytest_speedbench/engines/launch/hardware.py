@@ -9,13 +9,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pytest_speedbench.engines.base import Hardware
-
-if TYPE_CHECKING:
-    from pytest_speedbench.settings.target import Target
+from pytest_speedbench.settings.target import Target, is_local
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _ANSWER_S = 120.0
@@ -79,7 +76,7 @@ def attached(target: Target) -> Hardware:
         name, _, count = target.hardware.rpartition(" x ")
         return Hardware(name, int(count)) if name and count.isdigit() else Hardware(target.hardware)
     address = urlsplit(target.url or "")
-    if address.hostname not in ("127.0.0.1", "localhost", "::1"):
+    if not is_local(target.url or ""):
         return Hardware(f"unknown, at {address.netloc}")
     names = accelerators()
     # The server does not say how many of them it uses.

@@ -92,7 +92,7 @@ def test_a_generation_goes_out_and_comes_back(control: Control) -> None:
     engine = ReferenceEngine(TARGET)
     token_ids = engine.tokenize(control, [Message("user", STORY)])
     assert token_ids == tuple(chat(STORY))
-    call = engine.call(Generation(Sampling(output_length=48), token_ids=token_ids))
+    call = engine.call(Generation(Sampling.exactly(48), token_ids=token_ids))
     response = requests.post(control.url + call.path, data=call.body, headers=dict(call.headers), timeout=20)
     payloads = [line.removeprefix(b"data: ") for line in response.content.split(b"\n\n") if line]
     reply = engine.read([payload for payload in payloads if payload != b"[DONE]"])
@@ -110,7 +110,7 @@ def test_a_generation_goes_out_and_comes_back(control: Control) -> None:
 
 def test_a_chat_without_token_ids_is_the_same_prompt(control: Control) -> None:
     engine = ReferenceEngine(TARGET)
-    call = engine.call(Generation(Sampling(output_length=8), messages=(Message("user", STORY),)))
+    call = engine.call(Generation(Sampling.exactly(8), messages=(Message("user", STORY),)))
     response = requests.post(control.url + call.path, data=call.body, headers=dict(call.headers), timeout=20)
     payloads = [line.removeprefix(b"data: ") for line in response.content.split(b"\n\n") if line]
     reply = engine.read([payload for payload in payloads if payload != b"[DONE]"])
