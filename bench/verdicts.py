@@ -4,7 +4,7 @@
 
 Runs have SPEED-Bench's shape (`simulated_runs.py` says what they are made of): 11 categories of 80 prompts at 3
 batch sizes, 3 metrics each, and the means over categories: 108 checks. A run measures 3 rounds, and up to 9 where
-that is inconclusive; its baseline holds 9. They are judged by the code that judges real runs (`gate.looks`), at the
+that is inconclusive; its baseline holds 9. They are judged by the code that judges real runs (`gate.sequential`), at the
 default tolerances unless a row names another. Beside it, the same runs are judged by rules that engine repositories
 use, on the first 3 rounds. Every figure has its 95 % interval after Clopper and Pearson.
 """

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pytest_speedbench import engines, files
 from pytest_speedbench.catalogue import DEFAULT_TOLERANCES, UNITS
 from pytest_speedbench.gate.check import Verdict
-from pytest_speedbench.gate.decide import decide, looks, share_of_alpha
+from pytest_speedbench.gate.decide import decide, interim_analyses, share_of_alpha
 from pytest_speedbench.gate.estimate import Pair, ratio_of_ratios
 from pytest_speedbench.settings.options import OPTIONS, TOLERATED
 from pytest_speedbench.settings.targets_file import SCHEMA
@@ -208,7 +208,7 @@ def simulated_run(random: np.random.Generator, prompts: int, loss: float) -> tup
     before = passes(random, steps, baseline_rounds)
     now = np.zeros(prompts)
     verdict, half_width, done = Verdict.INCONCLUSIVE, 0.0, 0
-    for look, total in enumerate(looks(rounds, max_rounds)):
+    for look, total in enumerate(interim_analyses(rounds, max_rounds)):
         now += passes(random, steps / (1 - loss), total - done)
         done = total
         estimate = ratio_of_ratios(

@@ -10,7 +10,7 @@ from pytest_speedbench.gate.estimate import Estimate, t_quantile
 SURE = 0.95
 """Confidence of `pass` and `improvement`, and chance with which a detectable loss is failed."""
 FIRST_ANALYSIS = 0.5
-"""Part of a check's share that its first look may spend where others can follow."""
+"""Part of a check's share that its first interim analysis may spend where others can follow."""
 
 
 def decide(estimate: Estimate, tolerance: float, alpha: float) -> Verdict:
@@ -67,7 +67,7 @@ def _reach(probability: float, error: float, degrees_of_freedom: float) -> float
     return t_quantile(probability, degrees_of_freedom) * error if error else 0.0
 
 
-def looks(rounds: int, max_rounds: int) -> tuple[int, ...]:
+def interim_analyses(rounds: int, max_rounds: int) -> tuple[int, ...]:
     """After how many rounds a check is judged: `rounds`, then as many more each time, up to `max_rounds`.
 
     Args:
@@ -78,12 +78,12 @@ def looks(rounds: int, max_rounds: int) -> tuple[int, ...]:
     return (*range(rounds, last, rounds), last)
 
 
-def share_of_alpha(alpha: float, checks: int, rounds: int, max_rounds: int, look: int) -> float:
-    """The chance of a false alarm that one look of one check may spend.
+def share_of_alpha(alpha: float, checks: int, rounds: int, max_rounds: int, analysis: int) -> float:
+    """The chance of a false alarm that one interim analysis of one check may spend.
 
-    A run of an unchanged engine fails if any look of any check fails it. The chance of that is at most the sum of
-    the chances of all looks of all checks, however they depend on each other (Bonferroni's inequality), and that
-    sum is alpha: each check has alpha / checks, of which its first look spends half and later ones the rest in
+    A run of an unchanged engine fails if any interim analysis of any check fails it. The chance of that is at most the sum of
+    the chances of all interim analyses of all checks, however they depend on each other (Bonferroni's inequality), and that
+    sum is alpha: each check has alpha / checks, of which its first interim analysis spends half and later ones the rest in
     equal parts (alpha spending; K. K. G. Lan and D. L. DeMets, "Discrete sequential boundaries for clinical trials",
     1983). Looks that are not taken spend nothing.
 
@@ -97,15 +97,15 @@ def share_of_alpha(alpha: float, checks: int, rounds: int, max_rounds: int, look
         checks: that may be judged, means included.
         rounds: measured in any case.
         max_rounds: to which an inconclusive check may take its cell.
-        look: counted from 0.
+        analysis: counted from 0.
 
     Raises:
-        ValueError: there is no such look, or no check.
+        ValueError: there is no such analysis, or no check.
     """
-    number = len(looks(rounds, max_rounds))
-    if not 0 <= look < number or checks < 1:
-        raise ValueError(f"look {look} of {number}, {checks} checks")
+    number = len(interim_analyses(rounds, max_rounds))
+    if not 0 <= analysis < number or checks < 1:
+        raise ValueError(f"analysis {analysis} of {number}, {checks} checks")
     share = alpha / checks
     if number == 1:
         return share
-    return share * FIRST_ANALYSIS if look == 0 else share * (1 - FIRST_ANALYSIS) / (number - 1)
+    return share * FIRST_ANALYSIS if analysis == 0 else share * (1 - FIRST_ANALYSIS) / (number - 1)

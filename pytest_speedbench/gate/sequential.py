@@ -9,7 +9,7 @@ from pytest_speedbench.cells import Cell
 from pytest_speedbench.gate.baseline import Conditions, NotComparable, Reference, References
 from pytest_speedbench.gate.check import Check, Verdict
 from pytest_speedbench.gate.compare import DEGENERATE_SHARE, compare, judged, rounds_of
-from pytest_speedbench.gate.decide import looks, share_of_alpha
+from pytest_speedbench.gate.decide import interim_analyses, share_of_alpha
 from pytest_speedbench.gate.mean import compare_mean
 from pytest_speedbench.metrics.measurement import Measurement
 from pytest_speedbench.speed_bench import ACCEPTANCE
@@ -40,6 +40,12 @@ class Rule:
     paired: bool = False
     """Whether round i was measured beside round i of the baseline."""
     degenerate_share: float = DEGENERATE_SHARE
+    left_out_of_mean: tuple[str, ...] = ()
+    """Categories that are judged by themselves and are no part of the mean."""
+
+    def counts_in_mean(self, cell: Cell) -> bool:
+        """Whether a cell is part of the mean of its group."""
+        return cell.category not in self.left_out_of_mean
 
 
 @dataclass(frozen=True)
@@ -59,14 +65,15 @@ def judge_group(
 ) -> tuple[dict[Cell, dict[str, Check]], Measured]:
     """Judge all checks of one split and batch size, with more rounds where they stay inconclusive.
 
-    Every look judges the checks that are still inconclusive, at their share of alpha (`decide.share_of_alpha`);
+    Every interim analysis judges the checks that are still inconclusive, at their share of alpha (`decide.share_of_alpha`);
     a check that was decided stays as it was. Means are judged before their categories, which are judged at the whole
     alpha once their mean has regressed. Then the cells of inconclusive checks are measured further: its own cell
     for a category, all of them for a mean; but not for an acceptance length that is the same in every round.
 
     Args:
-        asked: metrics that are judged, by cell. A mean is over the categories whose cell is asked the same metric.
-        measure: brings these cells to a total number of rounds, and gives all that is measured of the batch. At first
+        asked: metrics that are judged, by cell. A mean is over the categories whose cell is asked the same metric, but
+            for those that the rule leaves out of it.
+        measure: brings these cells to a total number of rounds, and gives all that is measured of the group. At first
             it is called with all cells.
         rule: what is judged by.
 
@@ -74,24 +81,24 @@ def judge_group(
         Checks by cell and metric, in the order of `asked`, and what was measured last.
 
     Raises:
-        ValueError: no cell of a category, or cells of several batches.
+        ValueError: no cell of a category, or cells of several groups.
     """
     cells = [cell for cell in asked if not cell.is_mean]
     if not cells or not all(cell.shares_group(cells[0]) for cell in asked):
-        raise ValueError(f"no batch: {', '.join(cell.id for cell in asked) or 'no cell'}")
+        raise ValueError(f"no group: {', '.join(cell.id for cell in asked) or 'no cell'}")
     decided: dict[tuple[Cell, str], Check] = {}
-    stops = looks(rule.rounds, rule.max_rounds)
+    stops = interim_analyses(rule.rounds, rule.max_rounds)
     wanted: Collection[Cell] = cells
-    for look, rounds in enumerate(stops):
+    for analysis, rounds in enumerate(stops):
         measured = measure(wanted, rounds)
-        alpha = share_of_alpha(rule.alpha, rule.checks, rule.rounds, rule.max_rounds, look)
+        alpha = share_of_alpha(rule.alpha, rule.checks, rule.rounds, rule.max_rounds, analysis)
         decided.update(_judge(asked, cells, measured, rule, alpha, decided))
         unsure = [key for key, check in decided.items() if check.verdict is Verdict.INCONCLUSIVE]
         wanted = [
             cell
             for cell in cells
             if any(
-                metric in asked[cell] and (of == cell or of.is_mean)
+                metric in asked[cell] and (of == cell or (of.is_mean and rule.counts_in_mean(cell)))
                 for of, metric in unsure
                 if not _repeats(measured.measurements[cell], metric)
             )
@@ -147,7 +154,7 @@ def _judge(
         if metric in needed or is_open(cell, metric)
     }
     for mean, metric in means:
-        of = [cell for cell in cells if metric in asked[cell]]
+        of = [cell for cell in cells if metric in asked[cell] and rule.counts_in_mean(cell)]
         if is_open(mean, metric):
             sides = dict(zip(measured.measurements, groups[metric], strict=True))
             check = compare_mean(

@@ -119,6 +119,7 @@ class Judge:
     def _rule(self, metric: str, cell: Cell) -> Rule:
         hardware = self._schedule.main.hardware
         assert hardware is not None
+        mean = self._ledger.mean_of(cell)
         return Rule(
             alpha=self._settings.alpha,
             checks=self._possible,
@@ -129,6 +130,7 @@ class Judge:
             hardware_key=hardware.key,
             paired=Role.AGAINST in self._schedule.runs,
             degenerate_share=self._settings.degenerate,
+            left_out_of_mean=() if mean is None else self._ledger[mean].plan.exclude_from_mean,
         )
 
     def _tolerance(self, metric: str, cell: Cell) -> float:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_speedbench.gate.check import Verdict
-from pytest_speedbench.gate.decide import decide, detectable_loss, looks, share_of_alpha
+from pytest_speedbench.gate.decide import decide, detectable_loss, interim_analyses, share_of_alpha
 from pytest_speedbench.gate.estimate import Estimate
 
 NORMAL = 1e6
@@ -99,24 +99,26 @@ def test_without_an_error_no_loss_is_detectable() -> None:
     ("rounds", "max_rounds", "expected"),
     [(3, 9, (3, 6, 9)), (3, 8, (3, 6, 8)), (3, 3, (3,)), (3, 1, (3,)), (1, 3, (1, 2, 3)), (5, 7, (5, 7))],
 )
-def test_looks_come_every_so_many_rounds(rounds: int, max_rounds: int, expected: tuple[int, ...]) -> None:
-    assert looks(rounds, max_rounds) == expected
+def test_interim_analyses_come_every_so_many_rounds(
+    rounds: int, max_rounds: int, expected: tuple[int, ...]
+) -> None:
+    assert interim_analyses(rounds, max_rounds) == expected
 
 
 @given(st.floats(1e-6, 0.5), st.integers(1, 500), st.integers(1, 10), st.integers(1, 30))
-def test_all_looks_of_all_checks_spend_alpha_and_no_more(
+def test_all_interim_analyses_of_all_checks_spend_alpha_and_no_more(
     alpha: float, checks: int, rounds: int, max_rounds: int
 ) -> None:
     shares = [
-        share_of_alpha(alpha, checks, rounds, max_rounds, look)
-        for look in range(len(looks(rounds, max_rounds)))
+        share_of_alpha(alpha, checks, rounds, max_rounds, analysis)
+        for analysis in range(len(interim_analyses(rounds, max_rounds)))
     ]
     assert checks * math.fsum(shares) == pytest.approx(alpha)
     assert shares[0] == max(shares)
 
 
 def test_a_look_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match="look 3 of 3"):
+    with pytest.raises(ValueError, match="analysis 3 of 3"):
         share_of_alpha(0.01, 10, 3, 9, 3)
     with pytest.raises(ValueError, match="0 checks"):
         share_of_alpha(0.01, 0, 3, 9, 0)

@@ -153,8 +153,8 @@ def test_without_a_comparison_nothing_is_measured_again() -> None:
     assert len(machine.asked) == 1
 
 
-def test_cells_of_two_batches_are_refused() -> None:
-    with pytest.raises(ValueError, match="no batch: qualitative-coding-bs32, qualitative-coding-bs1"):
+def test_cells_of_two_groups_are_refused() -> None:
+    with pytest.raises(ValueError, match="no group: qualitative-coding-bs32, qualitative-coding-bs1"):
         judge(Machine({CODING: STEADY}), {CODING: [], Cell("qualitative", "coding", 1): []})
-    with pytest.raises(ValueError, match="no batch: qualitative-mean-bs32"):
+    with pytest.raises(ValueError, match="no group: qualitative-mean-bs32"):
         judge(Machine({CODING: STEADY}), {THE_MEAN: []})
