@@ -224,20 +224,24 @@ def _reasons(reasons: Iterable[str]) -> tuple[str, ...]:
 def _fallen(metric: str, cells: Sequence[CellRun], fallen: Sequence[_Judged]) -> str:
     """`acceptance_length fell in 11 of 11 categories at batch size 1 (drafter), worst: roleplay -12.3 %`."""
     single = [each for each in fallen if not each[0].cell.is_mean]
-    judged = [known for known in cells if metric in known.asserted and not known.cell.is_mean]
     worst, check = min(single or fallen, key=lambda each: each[1].ratio or 1.0)
-    groups = list(dict.fromkeys((known.cell.split, known.cell.batch_size) for known, _ in single or fallen))
+    change = percent(check.ratio or 1.0)
+    groups = dict.fromkeys((known.cell.split, known.cell.batch_size) for known, _ in single or fallen)
+    judged = sum(
+        metric in known.asserted
+        and not known.cell.is_mean
+        and (known.cell.split, known.cell.batch_size) in groups
+        for known in cells
+    )
+    words = list(dict.fromkeys(known.cause.word for known, _ in fallen if known.cause is not None))
+    blamed = f" ({listed(words)})" if words else ""
+    if single and judged == 1:
+        return f"{metric} fell in {worst.cell.id}{blamed}: {change}"
     sizes = sorted({size for _, size in groups})
     at = f"batch size {sizes[0]}" if len(sizes) == 1 else f"batch sizes {listed(list(map(str, sizes)))}"
     if not single:
         where = f"in the mean over categories at {at}"
-    elif len(groups) == 1:
-        alike = [known for known in judged if known.cell.shares_group(worst.cell)]
-        noun = "category" if len(alike) == 1 else "categories"
-        where = f"in {len(single)} of {len(alike)} {noun} at {at}"
     else:
-        where = f"in {len(single)} of {len(judged)} cells at {at}"
-    words = list(dict.fromkeys(known.cause.word for known, _ in fallen if known.cause is not None))
-    blamed = f" ({listed(words)})" if words else ""
+        where = f"in {len(single)} of {judged} {'categories' if len(groups) == 1 else 'cells'} at {at}"
     name = worst.cell.category if len(groups) == 1 else worst.cell.id
-    return f"{metric} fell {where}{blamed}, worst: {name} {percent(check.ratio or 1.0)}"
+    return f"{metric} fell {where}{blamed}, worst: {name} {change}"

@@ -227,11 +227,12 @@ class Session:
         return Judgement(skip="; ".join(reasons) or None)
 
     def _error(self, known: CellRun) -> str:
-        """Why a cell was not measured; its first line alone where another test has shown it already."""
+        """Why a cell was not measured; its first line alone where another test has shown it all already."""
         error = known.error or "not measured"
-        for cell in self._ledger:
+        first, _, rest = error.partition("\n")
+        for cell in self._ledger if rest else ():
             if cell != known.cell and any(error in text for text in self._ledger[cell].failures.values()):
-                return f"{error.splitlines()[0]}, as in {cell.id}"
+                return f"{first}, as in {cell.id}"
         return error
 
     def _explained(self, cell: Cell, checks: Sequence[Check]) -> Mapping[Explanation, Cell]:

@@ -176,7 +176,7 @@ def test_engine_dies_mid_run(run: Run) -> None:
         [
             "*INVALID: * requests failed*",
             "*exited with code 70)",
-            "qualitative-qa-bs2 was not measured: reference exited with code 70 in an earlier cell; its log: *",
+            "qualitative-qa-bs2: reference exited with code 70 in an earlier cell; its log: *",
         ]
     )
     clean(result)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Run
+from tests.integration.test_verdicts import BASELINE, edited
 
 EVERYWHERE = ("--speedbench-json=run.json", "--speedbench-report=run.md", "--junit-xml=junit.xml")
 
@@ -109,3 +110,49 @@ def test_a_refused_baseline_is_refused_in_every_report(pytester: pytest.Pytester
         for shown in (page(pytester.path), result.stdout.str()):
             assert row(cell_id, shown).endswith(" refused")
     assert reason in page(pytester.path)
+
+
+OTHER_HARDWARE = """
+    import pytest
+
+    @pytest.mark.speedbench(split="throughput_1k", categories=["mixed"], batch_sizes=[2])
+    def test_throughput(speedbench):
+        speedbench.measure().assert_no_regression("output_tps", "user_tps")
+"""
+
+
+@pytest.fixture
+def elsewhere(pytester: pytest.Pytester, run: Run) -> Run:
+    """As `run`, with throughput gated and a baseline of it from other hardware only."""
+    pytester.makepyfile(test_gate=OTHER_HARDWARE)
+    assert run("--speedbench-save").ret == 0
+    edited(pytester.path / BASELINE, lambda found: found, "NVIDIA H100 80GB HBM3 x 8")
+    return run
+
+
+def test_checks_that_were_not_made_are_counted_in_every_report(
+    pytester: pytest.Pytester, elsewhere: Run
+) -> None:
+    result = elsewhere(*EVERYWHERE)
+    result.assert_outcomes(skipped=1)
+    counted = "2 checks were not made: the baseline holds throughput of other hardware only;"
+    result.stdout.fnmatch_lines([counted])
+    assert f"- {counted}" in page(pytester.path)
+    not_made = json.loads((pytester.path / "run.json").read_text())["not_made"]
+    assert [text.partition(":")[0] for text in not_made] == [
+        f"throughput_1k-mixed-bs2 {metric}" for metric in ("output_tps", "user_tps")
+    ]
+
+
+def test_checks_that_cannot_be_made_fail_where_that_is_asked_for(
+    pytester: pytest.Pytester, elsewhere: Run
+) -> None:
+    result = elsewhere("--speedbench-incomparable=fail", *EVERYWHERE)
+    result.assert_outcomes(failed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["INCOMPARABLE: 2 checks, throughput of this cell is stored for NVIDIA H100 *"]
+    )
+    result.stdout.no_fnmatch_line("*were not made*")
+    assert "**INCOMPARABLE: 2 checks" in page(pytester.path)
+    assert cells(pytester.path)["throughput_1k-mixed-bs2"]["verdict"] == "incomparable"

@@ -181,14 +181,18 @@ def test_a_reason_that_two_checks_of_a_cell_share_is_said_once() -> None:
             "worst: qualitative-writing-bs1 -15.0 %",
         ),
         (
+            [*weaker_drafter(1)[:3], cell_run(measurement(CODING), (check(Verdict.PASS),))],
+            "REGRESSION: acceptance_length fell in 3 of 3 categories at batch size 1 (drafter), worst: math -7.0 %",
+        ),
+        (
             [failed(MEAN_CELL, check(ratio=0.98), cause=DRAFTER)],
             "REGRESSION: acceptance_length fell in the mean over categories at batch size 32 (drafter), "
             "worst: mean -2.0 %",
         ),
         (
             [failed(CODING, check(), SLOWER, cause=DRAFTER), failed(WIDEST, NO_BASELINE)],
-            "REGRESSION: acceptance_length fell in 1 of 1 category at batch size 32 (drafter), worst: coding -6.3 %; "
-            "output_tps fell in 1 of 1 category at batch size 32 (drafter), worst: coding -6.7 %; NO-BASELINE: 1 check",
+            "REGRESSION: acceptance_length fell in qualitative-coding-bs32 (drafter): -6.3 %; "
+            "output_tps fell in qualitative-coding-bs32 (drafter): -6.7 %; NO-BASELINE: 1 check",
         ),
         (
             [failed(CODING, NO_BASELINE), failed(WIDEST, NO_BASELINE)],
