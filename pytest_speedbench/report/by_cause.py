@@ -74,7 +74,7 @@ def failed_blocks(result: RunResult) -> tuple[Block, ...]:
         ),
         *result.failures.values(),
     ]
-    found = list(check_blocks(failed))
+    found = list(_blocks(failed))
     if missing:
         reasons = _reasons((known.error or "").partition("\n")[0] for known in missing)
         rows = tuple(Row(known.cell) for known in missing)
@@ -89,12 +89,17 @@ def failed_blocks(result: RunResult) -> tuple[Block, ...]:
     return tuple(found)
 
 
-def check_blocks(judged: Iterable[_Judged]) -> tuple[Block, ...]:
-    """Checks in blocks: regressions by the word of their cause, others by verdict.
+def notable_blocks(result: RunResult) -> tuple[Block, ...]:
+    """What fails no test and should be seen: what is inconclusive, or better than its baseline.
 
     Args:
-        judged: cells, each with one of its checks.
+        result: of the run.
     """
+    return _blocks((known, known.settled[metric]) for known in result.cells for metric in known.notable)
+
+
+def _blocks(judged: Iterable[_Judged]) -> tuple[Block, ...]:
+    """Checks in blocks: regressions by the word of their cause, others by verdict."""
     groups: dict[str, list[_Judged]] = {}
     for known, check in sorted(judged, key=_badness, reverse=True):
         regressed = check.verdict is Verdict.REGRESSION and known.cause is not None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_speedbench.files import write_whole
-from pytest_speedbench.report.by_cause import failed_blocks, headline
+from pytest_speedbench.report.by_cause import Block, failed_blocks, headline, notable_blocks
 from pytest_speedbench.report.terminal import findings, not_made, notices, table
 from pytest_speedbench.report.wording import counted, data_line, target_line
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 TEXTS_AT_MOST = 15_000
 """Characters of failures in full, and as many of notices: GitHub takes a comment of 65,536."""
 ROWS_AT_MOST = 100
-_REFERS = re.compile(r", as in \S+$", re.MULTILINE)
 
 
 def write(path: Path, result: RunResult) -> None:
@@ -55,9 +53,9 @@ def text(result: RunResult) -> str:
         *(f"- {finding}" for finding in not_made(result)),
     ]
     lines += _what_failed(result)
-    looked_at = notices(result)
-    if looked_at:
-        lines += ["", "### What to look at", *_folded(looked_at)]
+    noticed = notices(result)
+    if noticed:
+        lines += ["", "### What to look at", *_tables(notable_blocks(result)), *_folded(noticed)]
     lines += [f"\n{message}" for message in (*result.warnings, *result.messages)]
     return "\n".join(lines) + "\n"
 
@@ -67,7 +65,17 @@ def _what_failed(result: RunResult) -> list[str]:
     blocks = failed_blocks(result)
     if not blocks:
         return []
-    lines = ["", "### What failed"]
+    known = {each.cell: each for each in result.cells}
+    worst_first = dict.fromkeys([row.cell for block in blocks for row in block.rows] + list(known))
+    # those that explain a cause come before those that refer to them
+    explaining_first = sorted(worst_first, key=lambda cell: not known[cell].explained)
+    texts = [text for cell in explaining_first for text in known[cell].failures.values()]
+    return ["", "### What failed", *_tables(blocks), *_folded([*texts, *result.failures.values()])]
+
+
+def _tables(blocks: Sequence[Block]) -> list[str]:
+    """A table of cells for each block, and below it what they have in common."""
+    lines = []
     for block in blocks:
         lines += ["", f"**{block.title}**"]
         if block.rows:
@@ -79,13 +87,7 @@ def _what_failed(result: RunResult) -> list[str]:
             left_out = len(block.rows) - ROWS_AT_MOST
             lines += [f"\nand {left_out} more; the results file lists them"] if left_out > 0 else []
         lines += [f"\n{paragraph}" for paragraph in block.paragraphs]
-    worst_first = dict.fromkeys(row.cell for block in blocks for row in block.rows)
-    known = {each.cell: each for each in result.cells}
-    others = [each.cell for each in result.cells if each.cell not in worst_first]
-    texts = [text for cell in (*worst_first, *others) for text in known[cell].failures.values()]
-    # a failure that explains its cause comes before those that refer to it
-    texts.sort(key=lambda text: _REFERS.search(text) is not None)
-    return lines + _folded([*texts, *result.failures.values()])
+    return lines
 
 
 def _folded(texts: Sequence[str]) -> list[str]:

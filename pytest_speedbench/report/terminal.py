@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_speedbench.catalogue import METRICS
 from pytest_speedbench.gate.check import Verdict
-from pytest_speedbench.report.by_cause import Block, block_lines, check_blocks, failed_blocks, headline
+from pytest_speedbench.report.by_cause import Block, block_lines, failed_blocks, headline, notable_blocks
 from pytest_speedbench.report.failure import failure_text, is_estimated
 from pytest_speedbench.report.sensitivity_text import power, sensitivity_line, underpowered_lines
 from pytest_speedbench.report.wording import counted, data_line, listed, number, percent, target_line, wrapped
@@ -66,12 +66,9 @@ def _shown(block: Block, color: str, verbosity: int) -> list[Line]:
 
 def _notable(result: RunResult, verbosity: int) -> list[Line]:
     """What fails nothing and should be seen: in full where it is of one cell, or asked for, else as one block each."""
-    blocks = check_blocks(
-        (known, known.settled[metric]) for known in result.cells for metric in known.notable
-    )
-    lines: list[Line] = []
     if verbosity <= 0 and sum(known.notable != () for known in result.cells) > 1:
-        return [line for block in blocks for line in _shown(block, "yellow", verbosity)]
+        return [line for block in notable_blocks(result) for line in _shown(block, "yellow", verbosity)]
+    lines: list[Line] = []
     for notice in notices(result):
         lines += [("", None), *((line, "yellow") for line in notice.splitlines())]
     return lines

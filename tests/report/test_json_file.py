@@ -171,7 +171,7 @@ def test_a_check_that_compared_nothing() -> None:
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        (("cells", 0, "cause", "word"), "nobody"),
+        (("cells", 0, "cause", "word"), "weather"),
         (("cells", 0, "cause", "breakdown", "rest", "ratio"), 0),
         (("cells", 0, "verdicts", "output_tps", "detectable_loss"), "2 %"),
         (("patterns", 0, "kind"), "some"),

@@ -27,7 +27,6 @@ from pytest_speedbench.report.markdown import text
 from pytest_speedbench.report.terminal import summary, table
 from pytest_speedbench.report.wording import number, percent, target_line
 from pytest_speedbench.run.ledger import CellRun
-from pytest_speedbench.run.outcome import outcome_of
 from pytest_speedbench.run.provenance import Provenance
 from pytest_speedbench.run.results import RunResult
 from pytest_speedbench.settings.target import Target
@@ -489,7 +488,7 @@ class TestSummary:
         assert "\n- sensitivity (95 % power): output TPS 6.1 % per category\n" in page
 
 
-def test_an_invalid_cell_is_red_even_if_nobody_judged_it() -> None:
+def test_an_invalid_cell_is_red_even_if_it_was_not_judged() -> None:
     (_, _), (line, color) = table([cell_run(measurement(problems=("1 request failed",)), ())])
     assert line.endswith("invalid")
     assert color == "red"
@@ -500,41 +499,6 @@ def test_a_mean_is_a_line_like_others_with_its_own_verdict() -> None:
     *_, (line, color) = table([cell_run(measurement(CODING, acceptance_length=2.5), ()), mean])
     assert line.split() == ["qualitative-mean-bs32", "2.50", "regression", "-2.0", "%"]
     assert color == "red"
-
-
-@pytest.mark.parametrize(
-    ("verdict", "inconclusive", "saving", "what"),
-    [
-        (Verdict.PASS, "warn", False, ""),
-        (Verdict.IMPROVEMENT, "warn", False, "notable"),
-        (Verdict.REGRESSION, "warn", False, "failing"),
-        (Verdict.INCONCLUSIVE, "warn", False, "notable"),
-        (Verdict.INCONCLUSIVE, "fail", False, "failing"),
-        (Verdict.INCOMPARABLE, "warn", False, "failing"),
-        (Verdict.NO_BASELINE, "warn", False, "failing"),
-        (Verdict.INVALID, "warn", False, "failing"),
-        (Verdict.REGRESSION, "fail", True, ""),
-        (Verdict.NO_BASELINE, "fail", True, ""),
-        (Verdict.INVALID, "fail", True, "failing"),
-    ],
-)
-def test_what_a_test_does_about_a_verdict(
-    verdict: Verdict, inconclusive: str, saving: bool, what: str
-) -> None:
-    outcome = outcome_of([check(verdict)], inconclusive=inconclusive, incomparable="skip", saving=saving)
-    assert [name for name in ("failing", "skipping", "notable") if getattr(outcome, name)] == [what] * bool(
-        what
-    )
-
-
-def test_other_hardware_skips() -> None:
-    outcome = outcome_of(
-        [check(Verdict.INCOMPARABLE, across_machines=True)],
-        inconclusive="fail",
-        incomparable="skip",
-        saving=False,
-    )
-    assert outcome.skipping and not outcome.failing
 
 
 def test_a_check_without_a_comparison_shows_what_was_measured() -> None:
