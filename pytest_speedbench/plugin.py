@@ -382,7 +382,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     from pytest_speedbench.report.terminal import summary
 
     terminalreporter.section("speedbench")
-    for text, color in summary(ours.result()):
+    for text, color in summary(ours.result(), config.get_verbosity()):
         terminalreporter.write_line(text, **({color: True} if color else {}))
 
 

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,8 @@ from pytest_speedbench.gate.store import load
 from pytest_speedbench.load.progress import Progress, wanted
 from pytest_speedbench.metrics.pareto import pareto_curves
 from pytest_speedbench.run.judge import Judge, measured, refuse_unfit
-from pytest_speedbench.run.ledger import CellRun, Ledger, Role, Side
-from pytest_speedbench.run.outcome import outcome_of
+from pytest_speedbench.run.ledger import CellRun, Explanation, Ledger, Role, Side
+from pytest_speedbench.run.outcome import explanations, outcome_of
 from pytest_speedbench.run.provenance import provenance
 from pytest_speedbench.run.results import RunResult
 from pytest_speedbench.run.running_engine import RunningEngine
@@ -56,6 +56,8 @@ class Judgement:
     """Why the cell cannot become a baseline, where it was to be saved; the test fails."""
     not_measured: bool = False
     """Whether everything that fails it is invalid: nothing is known of the engine, and it is safe to try again."""
+    explained: Mapping[Explanation, Cell] = field(default_factory=dict)
+    """What failures of other cells have explained before, and which cells those are."""
 
 
 class Session:
@@ -82,7 +84,6 @@ class Session:
         self._failed: dict[str, bool] = {}
         """Node ids of failed tests, and whether they failed only because something could not be measured."""
         self._failures: dict[str, str] = {}
-        self._reasons: dict[str, Cell] = {}
         self._billed_s: dict[Cell, float] = {}
         self._others_s: dict[str, float] = {}
         self._warnings: list[str] = []
@@ -218,10 +219,28 @@ class Session:
                 config=self._config, cell=cell, check=known.settled[metric]
             )
         if outcome.failing:
+            known = self._ledger[cell]
             unmeasured = all(_is_unmeasured(check, known) for check in outcome.failing)
-            return Judgement(outcome.failing, not_measured=unmeasured)
+            explained = self._explained(cell, outcome.failing)
+            return Judgement(outcome.failing, not_measured=unmeasured, explained=explained)
         reasons = (reason for check in outcome.skipping for reason in check.reasons)
         return Judgement(skip="; ".join(reasons) or None)
+
+    def _explained(self, cell: Cell, checks: Sequence[Check]) -> Mapping[Explanation, Cell]:
+        """What failures of other cells explain already; the rest is noted as explained by this one."""
+        if self._config.get_verbosity() > 0:
+            return {}
+        wanted = explanations(self._ledger[cell], checks)
+        before = {
+            each: other
+            for other in self._ledger
+            if other != cell
+            for each in self._ledger[other].explained
+            if each in wanted
+        }
+        new = (each for each in wanted if each not in before)
+        self._ledger.update(cell, explained=tuple(dict.fromkeys((*self._ledger[cell].explained, *new))))
+        return before
 
     def cell_run(self, cell: Cell) -> CellRun:
         """What is known of a cell now."""
@@ -241,16 +260,17 @@ class Session:
 
     @contextmanager
     def _said_once(self, cell: Cell) -> Iterator[None]:
-        """Shorten the reason why a cell was not measured where another cell's test has given it in full."""
+        """Give a reason of several lines why a cell was not measured in full for one cell alone."""
         try:
             yield
         except NotMeasured as error:
-            first = self._reasons.setdefault(error.reason, cell)
-            if first == cell:
-                raise
-            gist = error.reason.partition("\n")[0]
-            text = f"{cell.id} was not measured, for the reason that {first.id} gives: {gist}"
-            raise NotMeasured(text, error.reason) from None
+            gist, _, rest = error.reason.partition("\n")
+            for other in self._ledger if rest else ():
+                texts = self._ledger[other].failures.values()
+                if other != cell and any(error.reason in text for text in texts):
+                    text = f"{cell.id} was not measured, for the reason that {other.id} gives: {gist}"
+                    raise NotMeasured(text, error.reason) from None
+            raise
 
     @contextmanager
     def _billing(self, cell: Cell, test: str) -> Iterator[None]:
@@ -329,9 +349,9 @@ class Session:
         if self._schedule is None:
             return
         for known in self._shown_cells():
-            if known.measurement is not None:
+            if known.shown_measurement is not None:
                 self._config.hook.pytest_speedbench_measured(
-                    config=self._config, measurement=replace(known.measurement, metrics=known.metrics)
+                    config=self._config, measurement=known.shown_measurement
                 )
         if self.used:
             self._config.hook.pytest_speedbench_finished(config=self._config, result=self.result())
@@ -376,6 +396,8 @@ class Session:
             saving=self.settings.save,
             messages=tuple(self._messages),
             failures=dict(self._failures),
+            failed_tests=tuple(self._failed),
+            not_measured_tests=tuple(test for test, not_measured in self._failed.items() if not_measured),
             not_made=self._not_made(cells),
             measuring_s=self._measuring_s,
             patterns=self._patterns(cells),
