@@ -22,6 +22,7 @@ from pytest_speedbench.gate.baseline import Baseline, Conditions, Reference, mer
 from pytest_speedbench.gate.sequential import Measured, Rule
 from pytest_speedbench.gate.store import load
 from pytest_speedbench.metrics.measurement import Measurement, PromptTally, RoundFigures
+from pytest_speedbench.settings.options import BY_FIELD
 from pytest_speedbench.speed_bench import DOMAINS, QUALITATIVE, prompts_per_category
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ class Scenario:
             tolerance=lambda metric, cell: self.tolerances[metric][cell.is_mean],
             conditions=CONDITIONS,
             hardware_key=HARDWARE,
+            other_hardware_tolerance=0.0,  # there is none
+            degenerate_share=BY_FIELD["degenerate"].default,
         )
 
 

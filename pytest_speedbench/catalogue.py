@@ -25,6 +25,8 @@ class Metric(NamedTuple):
     """Relative loss of a category that is allowed by default; None: not gated."""
     mean_tolerance: float | None = None
     """The same of the mean over categories; smaller, as noise averages out."""
+    other_hardware_tolerance: float | None = None
+    """At least this much is allowed where the baseline is of other hardware; None: it is not compared then."""
     column: str | None = None
     """Title of its column in the table; None: not in the table."""
     decimals: int | None = None
@@ -64,6 +66,8 @@ METRICS = {
             ACCEPTANCE,
             tolerance=0.03,
             mean_tolerance=0.01,
+            # kernels differ: vLLM's own tests expect 1.6 % less acceptance of one model on ROCm than on CUDA
+            other_hardware_tolerance=0.03,
             column="AL",
             decimals=2,
         ),
@@ -115,10 +119,14 @@ GATED_ACCEPTANCE, GATED_THROUGHPUT = (
     for kind in (ACCEPTANCE, THROUGHPUT)
 )
 DEFAULT_TOLERANCES = {
-    metric.name: metric.tolerance for metric in METRICS.values() if metric.tolerance is not None
-} | {
-    f"mean_{metric.name}": metric.mean_tolerance
+    prefix + metric.name: loss
+    for prefix, losses in (
+        ("", "tolerance"),
+        ("mean_", "mean_tolerance"),
+        ("other_hardware_", "other_hardware_tolerance"),
+    )
     for metric in METRICS.values()
-    if metric.mean_tolerance is not None
+    if (loss := getattr(metric, losses)) is not None
 }
-"""Allowed relative loss of each gated metric of a category, and under `mean_<metric>` of its mean over categories."""
+"""Allowed relative loss of each gated metric of a category, under `mean_<metric>` of its mean over categories, and under
+`other_hardware_<metric>` of either, at least, against a baseline of other hardware."""

@@ -29,7 +29,7 @@ class Control:
     def __init__(self, url: str, timeout_s: float = 60.0, headers: Mapping[str, str] | None = None) -> None:
         import requests
 
-        self.url = url.rstrip("/")
+        self.url: str = url.rstrip("/")
         self.timeout_s = timeout_s
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy of the environment must not stand between us and localhost

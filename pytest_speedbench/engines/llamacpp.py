@@ -28,12 +28,12 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
@@ -53,6 +53,7 @@ from pytest_speedbench.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
+    from pytest_speedbench.settings.methods import Method
 
 _PROGRAM = "llama-server"
 _TYPES = {
@@ -139,7 +140,7 @@ class LlamaCppEngine(Engine):
     """
 
     name = "llamacpp"
-    methods = tuple(_TYPES)
+    methods: ClassVar[Collection[Method | str]] = tuple(_TYPES)
 
     def check(self) -> None:
         """Refuse a target that cannot be launched.

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 from pytest_speedbench.engines.base import (
@@ -33,7 +33,7 @@ from pytest_speedbench.engines.control import KEY_VARIABLE, refusal
 from pytest_speedbench.engines.launch import hardware
 from pytest_speedbench.engines.openai_wire import Chunk, decode_events, read_chunks
 from pytest_speedbench.errors import EngineError, SettingsError
-from pytest_speedbench.settings.methods import UNKNOWN
+from pytest_speedbench.settings.methods import UNKNOWN, Method
 from pytest_speedbench.settings.target import is_local
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class OpenAiEndpoint(Engine):
     """A running endpoint. Its base URL may end in `/v1` or not."""
 
     name = "openai"
-    methods = (UNKNOWN,)
-    default_method = UNKNOWN.name
+    methods: ClassVar[Collection[Method | str]] = (UNKNOWN,)
+    default_method: ClassVar[str] = UNKNOWN.name
     counts_per_request = True
     messages_only = True
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_speedbench.engines import openai_wire, sglang_wire
 from pytest_speedbench.engines.base import Engine, Generation, Hardware, HttpCall, Launch, Message, Reply
@@ -22,6 +22,7 @@ from pytest_speedbench.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
+    from pytest_speedbench.settings.methods import Method
     from pytest_speedbench.settings.target import Target
 
 _ALGORITHM = {
@@ -94,7 +95,7 @@ class SglangEngine(Engine):
     """An SGLang server for one target: launched, or attached to where the target has a URL."""
 
     name = "sglang"
-    methods = ("none", *_ALGORITHM)
+    methods: ClassVar[Collection[Method | str]] = ("none", *_ALGORITHM)
     counts_per_request = True
 
     def __init__(self, target: Target) -> None:

@@ -20,10 +20,10 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_speedbench.engines.base import (
     Counters,
@@ -43,7 +43,7 @@ from pytest_speedbench.engines.openai_wire import (
     read_chunks,
 )
 from pytest_speedbench.errors import EngineError, SettingsError
-from pytest_speedbench.settings.methods import METHODS
+from pytest_speedbench.settings.methods import METHODS, Method
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
@@ -102,7 +102,13 @@ class TensorRtLlmEngine(Engine):
     """
 
     name = "trtllm"
-    methods = ("none", "ngram", "draft_model", "eagle3", replace(METHODS["mtp"], draft_model="none"))
+    methods: ClassVar[Collection[Method | str]] = (
+        "none",
+        "ngram",
+        "draft_model",
+        "eagle3",
+        replace(METHODS["mtp"], draft_model="none"),
+    )
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)

@@ -15,10 +15,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_speedbench.engines import openai_wire
 from pytest_speedbench.engines.base import (
@@ -37,6 +37,7 @@ from pytest_speedbench.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
+    from pytest_speedbench.settings.methods import Method
     from pytest_speedbench.settings.target import Target
 
 _METHOD_OPTIONS = "use --speedbench-method, --speedbench-draft-length and --speedbench-draft-model"
@@ -114,7 +115,16 @@ class VllmEngine(Engine):
     """A vLLM server for one target: launched, or attached to where the target has a URL."""
 
     name = "vllm"
-    methods = ("none", "ngram", "suffix", "draft_model", "eagle", "eagle3", "mtp", "dflash")
+    methods: ClassVar[Collection[Method | str]] = (
+        "none",
+        "ngram",
+        "suffix",
+        "draft_model",
+        "eagle",
+        "eagle3",
+        "mtp",
+        "dflash",
+    )
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)

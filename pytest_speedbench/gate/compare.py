@@ -15,8 +15,6 @@ from pytest_speedbench.gate.pairing import Degenerate, Pairing, degenerate, matc
 from pytest_speedbench.metrics.measurement import Measurement, PromptTally
 from pytest_speedbench.speed_bench import ACCEPTANCE, GATED
 
-DEGENERATE_SHARE = 0.1
-"""Share of requests with degenerate output above which a cell is invalid."""
 _SAMPLING = ("temperature", "ignore_eos", "output_length")
 """Conditions without which acceptance and throughput are other quantities."""
 _STREAMED_OTHERWISE = 0.5
@@ -45,8 +43,8 @@ def compare(
     alpha: float,
     conditions: Conditions,
     hardware_key: str,
+    degenerate_share: float,
     paired: bool = False,
-    degenerate_share: float = DEGENERATE_SHARE,
 ) -> Check:
     """Judge one metric of one cell.
 
@@ -70,8 +68,8 @@ def compare(
         alpha: chance that this judgement fails an unchanged engine.
         conditions: of this run; what the measurement knows better is taken from it.
         hardware_key: `Hardware.key` of this run.
-        paired: whether round i was measured beside round i of the baseline.
         degenerate_share: share of requests above which degenerate output makes the check invalid.
+        paired: whether round i was measured beside round i of the baseline.
 
     Raises:
         ValueError: a metric that cannot be gated.

@@ -19,7 +19,7 @@ class OtherProcesses:
 
     def __init__(self) -> None:
         self._before_s = (0.0, 0.0, 0.0)
-        self.share = 0.0
+        self.share: float = 0.0
         """0..1, once left; processors count alike."""
 
     def __enter__(self) -> Self:

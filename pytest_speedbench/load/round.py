@@ -55,15 +55,15 @@ class Round:
     ) -> None:
         self.engine = engine
         self.prepared = prepared
-        self.endpoint = Endpoint(url)
+        self.endpoint: Endpoint = Endpoint(url)
         self.over: str | None = None
         """Why no more requests are sent."""
         self.in_flight: dict[Response, Connection] = {}
-        self.conversations = plan.order(prepared)
+        self.conversations: Iterator[tuple[int, int]] = plan.order(prepared)
         self.threads: Executor
-        self.one_decoder = threading.Lock()
+        self.one_decoder: threading.Lock = threading.Lock()
         """Decoding holds the interpreter: of several threads that want it, the one of the streams is but one."""
-        self.request_timeout_s = plan.request_timeout_s
+        self.request_timeout_s: float = plan.request_timeout_s
         self._slots = plan.batch_size
         self.turns: list[Decoded] = []
         """Those that are decoded already: a further turn needed them."""
@@ -72,7 +72,7 @@ class Round:
         self._unpacked: list[Exchange] = []
         self._alive = alive
         self._progress = progress
-        self.last_response_s = 0.0
+        self.last_response_s: float = 0.0
 
     async def drive(self) -> ClientLoad:
         """Send everything, once all connections are open."""

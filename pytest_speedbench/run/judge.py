@@ -126,6 +126,7 @@ class Judge:
             rounds=self._schedule.rounds(cell),
             max_rounds=self._schedule.max_rounds(metric, cell),
             tolerance=self._tolerance,
+            other_hardware_tolerance=self._settings.other_hardware_tolerance(metric),
             conditions=self.conditions,
             hardware_key=hardware.key,
             paired=Role.AGAINST in self._schedule.runs,

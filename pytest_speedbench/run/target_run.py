@@ -65,7 +65,7 @@ class TargetRun:
         progress: Callable[[str], Progress],
     ) -> None:
         self.settings = settings
-        self.version = ""
+        self.version: str = ""
         self.hardware: Hardware | None = None
         self._engine = engine
         self._datasets = datasets

@@ -236,8 +236,8 @@ class _Stream:
     def __init__(
         self, connection: _Connection, asked: wire.Asked, number: int, stamps_s: array[float]
     ) -> None:
-        self.connection = connection
-        self.left = asked.output_length
+        self.connection: _Connection = connection
+        self.left: int = asked.output_length
         """Events to come; 0 once the client has gone."""
         self._asked = asked
         self._stamps_s = stamps_s
@@ -277,7 +277,7 @@ class _Connection(asyncio.Protocol):
         self._received = bytearray()
         self._stream: _Stream | None = None
         self._closes = False
-        self.full = False
+        self.full: bool = False
         """Whether the socket takes no more for now."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -12,7 +12,7 @@ from pytest_speedbench.speed_bench import DOMAINS, ENTROPY_TIERS, MAX_BATCH_SIZE
 TARGETS_FILE = "speedbench.yaml"
 ENGINE_TIMEOUT_S = REQUEST_TIMEOUT_S = 600.0
 TOLERATED = tuple(DEFAULT_TOLERANCES)
-"""What has a tolerance: each gated metric of a category, and of the mean over categories."""
+"""What has a tolerance: each gated metric of a category and of the mean over categories, and what is compared across hardware."""
 
 
 class Option:
@@ -353,7 +353,8 @@ OPTIONS = (
     ),
     Option(
         "tolerance",
-        "allowed relative loss of a category, and under mean_METRIC of the mean over categories; repeatable (default: "
+        "allowed relative loss of a category, under mean_METRIC of the mean over categories, and under other_hardware_METRIC at "
+        "least of either where the baseline is of other hardware; repeatable (default: "
         f"{', '.join(f'{metric}={loss:g}' for metric, loss in DEFAULT_TOLERANCES.items())})",
         f"METRIC=LOSS with METRIC one of {', '.join(TOLERATED)} and 0 < LOSS <= 1",
         _tolerance,

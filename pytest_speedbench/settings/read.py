@@ -65,7 +65,7 @@ class Settings:
     incomparable: str
     """`skip` or `fail`: what a test does whose throughput is stored for other hardware only."""
     tolerances: Mapping[str, float]
-    """Allowed relative loss of each gated metric, and under `mean_<metric>` of its mean over categories."""
+    """Allowed relative loss, by the names of `catalogue.DEFAULT_TOLERANCES`."""
     alpha: float
     """Chance that a run of an unchanged engine fails at all."""
     degenerate: float
@@ -85,6 +85,10 @@ class Settings:
     def tolerance(self, metric: str, cell: Cell) -> float:
         """Allowed relative loss of a metric of a cell."""
         return self.tolerances[f"mean_{metric}" if cell.is_mean else metric]
+
+    def other_hardware_tolerance(self, metric: str) -> float:
+        """Relative loss of a metric that is allowed at least against other hardware; 0 for what is not compared then."""
+        return self.tolerances.get(f"other_hardware_{metric}", 0.0)
 
     @property
     def baseline_path(self) -> Path:

@@ -41,6 +41,8 @@ def rule(checks: int = 3, rounds: int = 3, max_rounds: int = 9, in_a_category: f
         tolerance=lambda metric, cell: 0.02 if cell.is_mean else in_a_category,
         conditions=CONDITIONS,
         hardware_key=HARDWARE,
+        other_hardware_tolerance=0.04,
+        degenerate_share=0.1,
     )
 
 

@@ -202,6 +202,17 @@ def test_tolerance_is_the_loss_one_accepts(saved: Run) -> None:
     saved(WEAKER, category, mean).assert_outcomes(passed=3)
 
 
+def test_acceptance_length_of_other_hardware_has_a_tolerance_of_its_own(
+    pytester: pytest.Pytester, saved: Run
+) -> None:
+    edited(pytester.path / BASELINE, lambda found: found, "NVIDIA H100 80GB HBM3 x 8")
+    result = saved(WEAKER)
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(["*accelerator x 1: compared at a tolerance of 3 %"])
+    result = saved(WEAKER, "--speedbench-tolerance=other_hardware_acceptance_length=0.5")
+    result.assert_outcomes(passed=3)
+
+
 # Causes
 
 

@@ -66,7 +66,7 @@ class Job:
     def __init__(self, decoding: Decoding, prompt_tokens: int, output_length: int, draft_length: int) -> None:
         self.decoding = decoding
         self.prompt_tokens = prompt_tokens
-        self.tally = Tally(draft_length)
+        self.tally: Tally = Tally(draft_length)
         self.cancelled = False
         self.deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
         self._left = output_length
@@ -95,12 +95,12 @@ class Batch:
     """
 
     def __init__(self, accelerator: Accelerator, draft_passes: int, draft_length: int) -> None:
-        self.clock = Clock()
-        self.tally = Tally(draft_length)
-        self.prompt_tokens = 0
-        self.generated_tokens = 0
-        self.decode_steps = 0
-        self.decode_s = 0.0
+        self.clock: Clock = Clock()
+        self.tally: Tally = Tally(draft_length)
+        self.prompt_tokens: int = 0
+        self.generated_tokens: int = 0
+        self.decode_steps: int = 0
+        self.decode_s: float = 0.0
         """Sum over decode steps of their modelled latency, in seconds."""
         self.running: list[Job] = []
         self.waiting: list[Job] = []

@@ -61,10 +61,10 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self.passes = 0
-        self.late_passes = 0
+        self.passes: int = 0
+        self.late_passes: int = 0
         """Passes that ended later than due by more than their own latency."""
-        self.late_s = 0.0
+        self.late_s: float = 0.0
         """Seconds by which passes ended later than due, in sum."""
         self._due_s = 0.0
 

@@ -74,7 +74,7 @@ class Decoding:
         randomness: Randomness,
         may_end: bool = False,
     ) -> None:
-        self.context = models.start(prompt, may_end=may_end)
+        self.context: Context = models.start(prompt, may_end=may_end)
         self._models = models
         self._method = method
         self._draft_length = draft_length

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pytest_speedbench.engines.base import (
     Counters,
@@ -20,7 +20,7 @@ from pytest_speedbench.engines.base import (
 from pytest_speedbench.engines.launch import arguments
 from pytest_speedbench.engines.openai_wire import completion_call, prometheus_counters, read_stream, tokenize
 from pytest_speedbench.errors import SettingsError
-from pytest_speedbench.settings.methods import METHODS
+from pytest_speedbench.settings.methods import METHODS, Method
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.control import Control
@@ -43,7 +43,11 @@ class ReferenceEngine(Engine):
     """
 
     name = "reference"
-    methods = ("none", "ngram", replace(METHODS["draft_model"], draft_model="none"))
+    methods: ClassVar[Collection[Method | str]] = (
+        "none",
+        "ngram",
+        replace(METHODS["draft_model"], draft_model="none"),
+    )
     default_method = "draft_model"
     counts_per_request = True
 

@@ -116,7 +116,7 @@ class ModelPair:
     ) -> None:
         self.vocabulary = vocabulary
         self.draft_quality = draft_quality
-        self.tuning = tuning or Tuning()
+        self.tuning: Tuning = tuning or Tuning()
         self.loop = loop
         self._ease, self._group, self._words = _sorted(vocabulary)
 

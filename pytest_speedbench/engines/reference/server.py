@@ -60,7 +60,7 @@ class Server:
         )
         k = options.draft_length if options.method != "none" else 0
         self._draft_length = k
-        self.batch = Batch(options.accelerator, k if options.method == "draft_model" else 0, k)
+        self.batch: Batch = Batch(options.accelerator, k if options.method == "draft_model" else 0, k)
         self._generations = 0
         self._probes = 0
 

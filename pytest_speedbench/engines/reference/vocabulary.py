@@ -34,7 +34,7 @@ class Vocabulary:
     """
 
     def __init__(self, pieces: Iterable[str]) -> None:
-        self.pieces = tuple(pieces)
+        self.pieces: tuple[str, ...] = tuple(pieces)
         self._ids = {chr(byte): FIRST_BYTE + byte for byte in range(128)}
         for token, piece in enumerate(self.pieces, FIRST_PIECE):
             if piece in self._ids:

@@ -19,11 +19,11 @@ class Recording:
     __slots__ = ("_packed", "raw", "sizes", "stamps_s")
 
     def __init__(self) -> None:
-        self.stamps_s = array("d")
+        self.stamps_s: array[float] = array("d")
         """Monotonic clock of every read that brought a part of the body."""
-        self.sizes = array("I")
+        self.sizes: array[int] = array("I")
         """Bytes of the body in each of them."""
-        self.raw = bytearray()
+        self.raw: bytearray = bytearray()
         """What is not packed. Stays the same object: the parser of the response appends to it."""
         self._packed: list[Future[bytes]] = []
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import httptools
 
@@ -46,14 +47,14 @@ class ResponseReader:
     def __init__(self, recording: Recording) -> None:
         self.head: Head | None = None
         """Of the final response; None until it is complete. Interim responses (100, 103) are skipped."""
-        self.complete = False
-        self.exceeded = False
+        self.complete: bool = False
+        self.exceeded: bool = False
         """Whether bytes followed that belong to no request."""
         self._recording = recording
         self._head_bytes = 0
         self._headers: dict[str, str] = {}
         # Called for every piece of the body: a method of our own would cost twice as much.
-        self.on_body = recording.raw.extend
+        self.on_body: Callable[[Iterable[SupportsIndex]], None] = recording.raw.extend
         self._parser = httptools.HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(
             lenient_chunked_length=True,  # RFC 9112, section 6.3: Transfer-Encoding overrides Content-Length
