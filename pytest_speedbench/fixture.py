@@ -97,9 +97,9 @@ class MeasuredCell:
     def measurement(self) -> Measurement:
         """All metrics, the prompts' own records, and what is wrong with them, if anything.
 
-        As they are now: a check that is inconclusive has more rounds measured.
+        As they are now: a check that is inconclusive has more rounds measured, and a metric is shown as it was judged.
         """
-        measurement = self._session.cell_run(self._cell).measurement
+        measurement = self._session.cell_run(self._cell).shown_measurement
         assert measurement is not None
         return measurement
 
@@ -169,6 +169,7 @@ class MeasuredCell:
             baseline=result.compared_with,
             log=result.log,
             save_command=result.save_command,
+            explained=judgement.explained,
         )
 
 

@@ -273,7 +273,8 @@ def speedbench_engine(request: pytest.FixtureRequest) -> RunningEngine:
     try:
         return session.engine()
     except SpeedBenchError as error:
-        fail_with(NotMeasured(str(error)))
+        failure = NotMeasured(str(error))
+    fail_with(failure)  # out of the except block, which would make `error` its context
 
 
 @pytest.fixture(scope="session")
@@ -356,8 +357,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         _write_reports(session.config, ours)
     if interrupted:
         ours.close()
-    if ours.used:
-        session.config.hook.pytest_speedbench_finished(config=session.config, result=ours.result())
+    ours.announce()
     session.exitstatus = ours.exit_status(int(exitstatus))
 
 
@@ -382,7 +382,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     from pytest_speedbench.report.terminal import summary
 
     terminalreporter.section("speedbench")
-    for text, color in summary(ours.result()):
+    for text, color in summary(ours.result(), config.get_verbosity()):
         terminalreporter.write_line(text, **({color: True} if color else {}))
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.report.wording import percent, wrapped
+from pytest_speedbench.report.wording import interval, percent, wrapped
 
 if TYPE_CHECKING:
     from pytest_speedbench.gate.explain.cause import Cause
     from pytest_speedbench.gate.explain.decomposition import Breakdown, Part
 
 
-def cause_lines(cause: Cause, *, parts: bool) -> list[str]:
+def cause_lines(cause: Cause, *, parts: bool, advice: bool = True) -> list[str]:
     """A cause as lines of at most 79 columns, indented by two.
 
     Args:
         cause: of one cell.
         parts: whether to show what each part did to the throughput: where throughput failed.
+        advice: whether to say what to do next.
     """
     lines = wrapped(f"cause: {cause.word}. {cause.reason}", 2, 4)
     if parts and cause.breakdown is not None:
@@ -26,7 +27,7 @@ def cause_lines(cause: Cause, *, parts: bool) -> list[str]:
             f"{each.position}: {each.baseline:.3f} -> {each.value:.3f}" for each in cause.positions
         )
         lines += wrapped(f"accepted less often at position {fell}", 2, 4)
-    return [*lines, *wrapped(f"next: {cause.advice}", 2, 4)]
+    return [*lines, *(wrapped(f"next: {cause.advice}", 2, 4) if advice else [])]
 
 
 def _parts(breakdown: Breakdown) -> list[str]:
@@ -50,8 +51,8 @@ def _parts(breakdown: Breakdown) -> list[str]:
         f"    what changed {breakdown.metric} ({percent(breakdown.change.ratio)}), each with its 95 % CI:"
     ]
     lines += [
-        f"      {label:<{widths[0]}}  {change:>{widths[1]}}  {interval:<{widths[2]}}  {share}".rstrip()
-        for label, change, interval, share in rows
+        f"      {label:<{widths[0]}}  {change:>{widths[1]}}  {limits:<{widths[2]}}  {share}".rstrip()
+        for label, change, limits, share in rows
     ]
     plain = breakdown.without_speculation
     if plain is not None:
@@ -63,16 +64,14 @@ def _parts(breakdown: Breakdown) -> list[str]:
 
 def _row(lost: str, same: str, gained: str, part: Part) -> tuple[str, str, str, str]:
     """Label (one of the three), change, interval, share."""
-    change, interval = percent(part.ratio), _interval(part)
+    change, limits = percent(part.ratio), _interval(part)
     if change == percent(1.0):
-        return same, change, interval, ""
+        return same, change, limits, ""
     if part.ratio > 1:
-        return gained, change, interval, "a gain"
-    return lost, change, interval, f"{100 * part.share:.0f} % of the loss" if part.share else ""
+        return gained, change, limits, "a gain"
+    return lost, change, limits, f"{100 * part.share:.0f} % of the loss" if part.share else ""
 
 
 def _interval(part: Part) -> str:
-    if part.ci_low is None or part.ci_high is None:
-        return ""
-    low, high = (percent(limit).removesuffix(" %") for limit in (part.ci_low, part.ci_high))
-    return f"[{low} .. {high}]"
+    limits = interval(part.ci_low, part.ci_high)
+    return f"[{limits}]" if limits else ""

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from pytest_speedbench.catalogue import ACCEPTANCE as KIND_ACCEPTANCE
+from pytest_speedbench.catalogue import METRICS
 from pytest_speedbench.gate.check import SEVERITY, Check, Verdict
 from pytest_speedbench.report.cause_text import cause_lines
-from pytest_speedbench.report.wording import cell_line, listed, loss, number, percent, target_line, wrapped
+from pytest_speedbench.report.wording import (
+    cell_line,
+    interval,
+    listed,
+    loss,
+    percent,
+    target_line,
+    values,
+    wrapped,
+)
+from pytest_speedbench.run.outcome import advice_of, difference, how_to_store, reason_of
 from pytest_speedbench.speed_bench import ACCEPTANCE
 
 if TYPE_CHECKING:
+    from pytest_speedbench.cells import Cell
     from pytest_speedbench.gate.explain.cause import Cause
-    from pytest_speedbench.run.ledger import CellRun
+    from pytest_speedbench.run.ledger import CellRun, Explanation
     from pytest_speedbench.settings.target import Target
 
 MARGIN = 20
@@ -27,8 +41,12 @@ def failure_text(
     baseline: str,
     log: str | None,
     save_command: str | None,
+    explained: Mapping[Explanation, Cell] = MappingProxyType({}),
 ) -> str:
     """Explain checks of one cell to the person whose change they judge.
+
+    What failures of other cells have explained before in this run is not explained again: the text is then the
+    figures and a reference.
 
     Args:
         known: the cell, with its cause where a check is a regression.
@@ -37,33 +55,44 @@ def failure_text(
         baseline: what it was compared with, in words: a file or another target.
         log: the engine's log, or None where it was not launched here.
         save_command: stores this run's measurements; None where there is no file to store them in.
+        explained: what has been explained, and by the failure of which cell.
 
     Returns:
         Lines of at most 79 columns.
     """
     lines = wrapped(f"{cell_line(known.cell)}: {_gist(checks, known.cause)}")
-    lines.append(target_line(target))
+    if all(reason_of(known, check) in explained for check in checks):
+        return "\n".join([*lines, *_short_lines(known, checks, explained)])
+    if not explained:
+        lines.append(target_line(target))
+    estimated = is_estimated(known)
+    said: set[tuple[str, ...]] = set()
     for check in checks:
-        lines += _check_lines(check, stored=save_command is not None)
+        repeated = check.reasons in said
+        said.add(check.reasons)
+        lines += _check_lines(check, stored=save_command is not None, estimated=estimated, repeated=repeated)
     if known.cause is not None:
         regressed = {check.metric for check in known.checks if check.verdict is Verdict.REGRESSION}
         breakdown = known.cause.breakdown
-        lines += cause_lines(known.cause, parts=breakdown is not None and breakdown.metric in regressed)
+        lines += cause_lines(
+            known.cause,
+            parts=breakdown is not None and breakdown.metric in regressed,
+            advice=advice_of(known.cause) not in explained,
+        )
     lines += _unsure_lines(checks)
-    if known.pattern is not None:
-        lines += wrapped(f"pattern: {known.pattern.sentence}", 2, 4)
+    lines += _pattern_lines(known)
     for differs in dict.fromkeys(line for check in checks for line in check.differs):
-        other = baseline if save_command is None else "the baseline"
-        lines += wrapped(f"differs from {other}: {differs}", 2, 4)
+        if difference(differs) not in explained:
+            other = baseline if save_command is None else "the baseline"
+            lines += wrapped(f"differs from {other}: {differs}", 2, 4)
     for note in () if known.measurement is None else known.measurement.notes:
         lines += wrapped(f"note: {note}", 2, 4)
     lines += _compared_lines([check for check in checks if check.ratio is not None], baseline)
-    if log is not None:
+    if log is not None and not explained:
         lines.append(f"  engine log: {log}")
-    verdicts = {check.verdict for check in checks}
-    worth_storing = Verdict.INVALID not in verdicts and verdicts != {Verdict.INCONCLUSIVE}
-    if save_command is not None and worth_storing:
-        new = Verdict.NO_BASELINE in verdicts
+    storing = how_to_store(checks)
+    if save_command is not None and storing is not None and storing not in explained:
+        new = Verdict.NO_BASELINE in {check.verdict for check in checks}
         lines.append(
             "  to store this run as the baseline:"
             if new
@@ -71,6 +100,29 @@ def failure_text(
         )
         lines.append(f"    {save_command}")
     return "\n".join(lines)
+
+
+def is_estimated(known: CellRun) -> bool:
+    """Whether a cell's acceptance is an estimate, since stream events were taken for steps."""
+    return known.measurement is not None and known.measurement.estimated
+
+
+def _short_lines(known: CellRun, checks: Sequence[Check], explained: Mapping[Explanation, Cell]) -> list[str]:
+    """The figures, and which cell's failure explains them."""
+    lines = []
+    for check in checks:
+        key = reason_of(known, check)
+        lines.append(_figures(check, estimated=is_estimated(known)))
+        if check.verdict is not Verdict.REGRESSION:
+            text = f"{check.verdict.value.upper()}{_limits(check)}, as in {explained[key].id}"
+            lines += wrapped(text, MARGIN, MARGIN + 2)
+        elif known.cause is not None and check is checks[-1]:
+            lines += wrapped(f"cause: {known.cause.word}, as in {explained[key].id}", 2, 4)
+    return lines + _pattern_lines(known)
+
+
+def _pattern_lines(known: CellRun) -> list[str]:
+    return [] if known.pattern is None else wrapped(f"pattern: {known.pattern.sentence}", 2, 4)
 
 
 def _gist(checks: Sequence[Check], cause: Cause | None) -> str:
@@ -82,49 +134,73 @@ def _gist(checks: Sequence[Check], cause: Cause | None) -> str:
     return f"{worst.metric} {percent(worst.ratio)}{blamed}"
 
 
-def change(check: Check) -> str:
-    """A check's numbers in one line: `3.00 -> 2.81   -6.3 %  [95 % CI -7.0 .. -5.6]`."""
+def change(check: Check, *, estimated: bool = False) -> str:
+    """A check's numbers in one line: `3.00 -> 2.81   -6.3 %  [95 % CI -7.0 .. -5.6]`.
+
+    Args:
+        check: of one metric.
+        estimated: as `Measurement.estimated`.
+    """
+    text = values(check, estimated=estimated)
     if check.ratio is None or check.baseline is None or check.value is None:
-        return "not measured" if check.value is None else number(check.metric, check.value)
-    text = f"{number(check.metric, check.baseline)} -> {number(check.metric, check.value)}   {percent(check.ratio)}"
-    if check.ci_low is not None and check.ci_high is not None:
-        low, high = (percent(limit).removesuffix(" %") for limit in (check.ci_low, check.ci_high))
-        text += f"  [95 % CI {low} .. {high}]"
-    return text
+        return text
+    limits = interval(check.ci_low, check.ci_high)
+    return f"{text}   {percent(check.ratio)}{f'  [95 % CI {limits}]' if limits else ''}"
 
 
-def _check_lines(check: Check, *, stored: bool) -> list[str]:
-    lines = [f"  {check.metric:<{MARGIN - 2}}{change(check)}"]
-    verdict = check.verdict.value.upper()
-    reasons = list(check.reasons)
+def _figures(check: Check, *, estimated: bool) -> str:
+    return f"  {check.metric:<{MARGIN - 2}}{change(check, estimated=estimated)}"
+
+
+def _limits(check: Check, *, estimated: bool = False) -> str:
+    """` (tolerance -3 %, sensitivity 17.6 %)`: what a verdict is about."""
+    limits = []
     if check.verdict is Verdict.IMPROVEMENT:
-        verdict += f" (by more than {100 * check.tolerance:.3g} %)"
-        reasons = [*(["the baseline is stale"] if stored else []), *check.reasons]
+        limits.append(f"by more than {100 * check.tolerance:.3g} %")
     elif check.ratio is not None:
-        verdict += f" (tolerance -{100 * check.tolerance:.3g} %)"
+        limits.append(f"tolerance -{100 * check.tolerance:.3g} %")
     if check.verdict is Verdict.INCONCLUSIVE and check.detectable_loss is not None:
-        reasons.insert(0, f"could have seen a loss of {loss(check.detectable_loss)}")
-    if reasons:
-        verdict += f": {'; '.join(reasons)}"
-    return lines + wrapped(verdict, MARGIN, MARGIN + 2)
+        limits.append(f"sensitivity {loss(check.detectable_loss)}")
+    if estimated and METRICS[check.metric].kind == KIND_ACCEPTANCE:
+        limits.append("estimated")
+    return f" ({', '.join(limits)})" if limits else ""
+
+
+def _check_lines(check: Check, *, stored: bool, estimated: bool, repeated: bool) -> list[str]:
+    """Args: `repeated` is whether another check of this text gives the same reasons."""
+    reasons = "; ".join(check.reasons)
+    if repeated and reasons:
+        reasons = "as above"
+    if check.verdict is Verdict.IMPROVEMENT and stored:
+        reasons = "; ".join(filter(None, ["the baseline is stale", reasons]))
+    verdict = f"{check.verdict.value.upper()}{_limits(check, estimated=estimated)}"
+    text = f"{verdict}: {reasons}" if reasons else verdict
+    return [_figures(check, estimated=estimated), *wrapped(text, MARGIN, MARGIN + 2)]
 
 
 def _unsure_lines(checks: Sequence[Check]) -> list[str]:
-    """What would settle a cell in which nothing is worse than inconclusive.
-
-    Acceptance length is known by its prompts, and all else by its rounds.
-    """
+    """What would settle a cell in which nothing is worse than inconclusive."""
     worst = max((check.verdict for check in checks), key=SEVERITY.index)
     if worst is not Verdict.INCONCLUSIVE:
         return []
-    unsure = {check.metric for check in checks if check.verdict is worst}
-    if unsure & set(ACCEPTANCE):
+    return wrapped(measure_more({check.metric for check in checks if check.verdict is worst}), 2, 4)
+
+
+def measure_more(metrics: Collection[str]) -> str:
+    """What would settle inconclusive checks: acceptance length is known by its prompts, and all else by its rounds.
+
+    Args:
+        metrics: of the checks.
+    """
+    if set(metrics) & set(ACCEPTANCE):
         more = "prompts or rounds (--speedbench-limit, --speedbench-max-rounds)"
-    elif unsure == {"speedup"}:  # nobody looks again: the engine without speculation runs once
+    elif set(metrics) == {
+        "speedup"
+    }:  # the engine without speculation runs once: there is no interim analysis
         more = "rounds (--speedbench-rounds)"
     else:
         more = "rounds (--speedbench-max-rounds)"
-    return wrapped(f"to be surer, measure more {more}, or allow more (--speedbench-tolerance)", 2, 4)
+    return f"to be surer, measure more {more}, or raise the tolerance (--speedbench-tolerance)"
 
 
 def _compared_lines(compared: Sequence[Check], baseline: str) -> list[str]:

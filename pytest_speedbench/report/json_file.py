@@ -8,17 +8,21 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_speedbench.catalogue import UNITS
+from pytest_speedbench.catalogue import METRICS
+from pytest_speedbench.engines.launch.environment import MASK, is_secret
+from pytest_speedbench.engines.launch.log import mask
 from pytest_speedbench.files import write_whole
-from pytest_speedbench.report.sensitivity_text import seen
+from pytest_speedbench.metrics.measurement import Measurement
+from pytest_speedbench.report.by_cause import headline
+from pytest_speedbench.report.sensitivity_text import power
 from pytest_speedbench.report.terminal import notices
 
 if TYPE_CHECKING:
-    from pytest_speedbench.run.ledger import CellRun
+    from pytest_speedbench.run.ledger import CellRun, Side
     from pytest_speedbench.run.results import RunResult
 
 SCHEMA = Path(__file__).with_name("results.schema.json")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def write(path: Path, result: RunResult) -> None:
@@ -36,60 +40,102 @@ def write(path: Path, result: RunResult) -> None:
 
 def document(result: RunResult) -> dict[str, Any]:
     """The document, as plain JSON data."""
-    found, unseeing = seen(result.cells)
+    found, weak = power(result.cells)
     return {
         "schema_version": SCHEMA_VERSION,
-        "target": {**asdict(result.target), "engine_args": list(result.target.engine_args)},
+        "headline": headline(result),
+        "verdict_counts": dict(result.verdicts),
+        "failed_tests": list(result.failed_tests),
+        "not_measured_tests": list(result.not_measured_tests),
+        "not_made": list(result.not_made),
+        "saving": result.saving,
+        "target": _masked(asdict(result.target)),
         "against": result.against,
-        "conditions": {**asdict(result.conditions), "engine_args": list(result.conditions.engine_args)},
+        "compared_with": result.compared_with,
+        "conditions": _masked(asdict(result.conditions)),
         "hardware": None
         if result.hardware is None
         else {**asdict(result.hardware), "key": result.hardware.key},
-        "units": dict(UNITS),
+        "provenance": _plain(result.provenance),
+        "measuring_s": result.measuring_s,
+        "metrics": {
+            metric.name: {
+                "unit": metric.unit,
+                "label": metric.label,
+                "kind": metric.kind,
+                "higher_is_better": metric.higher_is_better,
+                "gated": metric.gated,
+            }
+            for metric in METRICS.values()
+        },
         "warnings": list(result.warnings),
         "notices": notices(result),
         "messages": list(result.messages),
-        "patterns": [_plain(pattern) for pattern in result.patterns],
-        "break_evens": [_plain(each) for each in result.break_evens],
-        "pareto_curves": [_plain(curve) for curve in result.pareto_curves],
-        "detectable_losses": [_plain(each) for each in found],
-        "blind_checks": [_plain(each) for each in unseeing],
+        "log": result.log,
+        "failures": dict(result.failures),
+        "patterns": _plain(result.patterns),
+        "break_evens": _plain(result.break_evens),
+        "pareto_curves": _plain(result.pareto_curves),
+        "sensitivities": _plain(found),
+        "underpowered_checks": _plain(weak),
         "cells": [_cell(cell) for cell in result.cells],
     }
 
 
 def _cell(cell: CellRun) -> dict[str, Any]:
-    measurement = cell.measurement
-    head = {
+    """All that is known of a cell. What was not measured is there too, empty."""
+    known = cell.measurement or Measurement(
+        cell.cell, {}, (), {}, (), sent=0, finished=0, failed=0, missing={}
+    )
+    return {
         **asdict(cell.cell),
         "id": cell.cell.id,
+        "verdict": None if cell.verdict is None else cell.verdict.value,
         "error": cell.error,
         "refused": cell.refused,
+        "asked_by": list(cell.asked_by),
         "failures": dict(cell.failures),
         "measuring_s": cell.measuring_s,
-    }
-    if measurement is None:
-        return head
-    return {
-        **head,
+        "sides": {role.value: _side(side) for role, side in cell.sides.items()},
         "metrics": dict(cell.metrics),
-        "missing": dict(measurement.missing),
-        "random_control": measurement.random_control,
-        "per_position": {name: list(values) for name, values in measurement.per_position.items()},
-        "rounds": [_plain(figures) for figures in measurement.rounds],
-        "requests": {
-            "sent": measurement.sent,
-            "finished": measurement.finished,
-            "failed": measurement.failed,
-        },
-        "prompt_tokens": measurement.prompt_tokens,
-        "tokenization": measurement.tokenization,
-        "counter_source": measurement.counter_source,
-        "problems": list(measurement.problems),
-        "notes": list(measurement.notes),
-        "prompts": [_plain(tally) for tally in measurement.prompts],
+        "estimated": known.estimated,
+        "missing": dict(known.missing),
+        "random_control": _plain(known.random_control),
+        "per_position": _plain(known.per_position),
+        "rounds": _plain(known.rounds),
+        "requests": {"sent": known.sent, "finished": known.finished, "failed": known.failed},
+        "prompt_tokens": known.prompt_tokens,
+        "tokenization": known.tokenization,
+        "counter_source": known.counter_source,
+        "overload": known.overload,
+        "problems": list(known.problems),
+        "notes": list(known.notes),
+        "prompts": _plain(known.prompts),
         "verdicts": {check.metric: _plain(check.plain()) for check in cell.checks},
-        "cause": None if cell.cause is None else _plain(cell.cause),
+        "cause": _plain(cell.cause),
+        "pattern": _plain(cell.pattern),
+    }
+
+
+def _side(side: Side) -> dict[str, Any]:
+    return {
+        "target": side.target,
+        "method": side.method.name,
+        "rounds": len(side.rounds),
+        "remeasured_rounds": side.remeasured,
+        "measuring_s": side.measuring_s,
+        "error": side.error,
+    }
+
+
+def _masked(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A target or its conditions, fit to be passed on: values of secret arguments and variables masked."""
+    return {
+        **data,
+        "engine_args": mask(data["engine_args"])[0],
+        "environment": {
+            name: MASK if is_secret(name) else value for name, value in data["environment"].items()
+        },
     }
 
 

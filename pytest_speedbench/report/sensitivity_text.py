@@ -1,4 +1,4 @@
-"""The lines that say what a run could have seen, and which of its checks could not."""
+"""The lines that say how small a loss a run would have caught, and which of its checks are underpowered."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from pytest_speedbench.catalogue import METRICS
 from pytest_speedbench.gate.sensitivity import Sensitivity, Underpowered, sensitivities, underpowered
-from pytest_speedbench.report.wording import listed, loss
+from pytest_speedbench.report.wording import counted, loss
 from pytest_speedbench.speed_bench import ACCEPTANCE
 
 if TYPE_CHECKING:
     from pytest_speedbench.run.ledger import CellRun
 
 
-def seen(cells: Sequence[CellRun]) -> tuple[tuple[Sensitivity, ...], tuple[Underpowered, ...]]:
-    """What the checks of a run could have seen, and those that could not see their own tolerance.
+def power(cells: Sequence[CellRun]) -> tuple[tuple[Sensitivity, ...], tuple[Underpowered, ...]]:
+    """The sensitivity of a run's checks, and those that are underpowered.
 
     Args:
         cells: of the run.
@@ -29,19 +29,16 @@ def seen(cells: Sequence[CellRun]) -> tuple[tuple[Sensitivity, ...], tuple[Under
 
 
 def sensitivity_line(found: Sequence[Sensitivity]) -> str | None:
-    """`this run could have seen a loss of 2.1 % in acceptance length and 6.0 % in output TPS`."""
-    single, means = (
-        [f"{loss(each.loss)} in {METRICS[each.metric].label}" for each in found if each.of_means is of_means]
-        for of_means in (False, True)
-    )
-    if not found:
-        return None
-    if not means:
-        return f"this run could have seen a loss of {listed(single)}"
-    mean = f"{listed(means)} in the mean over categories"
-    if not single:
-        return f"this run could have seen a loss of {mean}"
-    return f"this run could have seen a loss of {listed(single)} in any category, and of {mean}"
+    """`sensitivity (95 % power): acceptance length 3.0 % per category, 1.0 % on the mean; output TPS 6.1 % ...`."""
+    parts = []
+    for metric in dict.fromkeys(each.metric for each in found):
+        losses = [
+            f"{loss(each.loss)} {'on the mean' if each.of_means else 'per category'}"
+            for each in found
+            if each.metric == metric
+        ]
+        parts.append(f"{METRICS[metric].label} {', '.join(losses)}")
+    return f"sensitivity (95 % power): {'; '.join(parts)}" if parts else None
 
 
 def underpowered_lines(cells: Sequence[CellRun], found: Sequence[Underpowered]) -> list[str]:
@@ -49,27 +46,25 @@ def underpowered_lines(cells: Sequence[CellRun], found: Sequence[Underpowered]) 
 
     Args:
         cells: of the run, to count their checks.
-        found: the checks that could not see their own tolerance, the worst first.
+        found: the underpowered checks, the worst first.
     """
-    judged = sum(check.ratio is not None for cell in cells for check in cell.checks)
+    judged = counted(sum(check.ratio is not None for cell in cells for check in cell.checks), "check")
     lines = []
     noisy = [each for each in found if each.detectable_loss is not None]
     if noisy:
         worst = noisy[0]
-        subject = (
-            f"{len(noisy)} of {judged} checks could not have seen a loss of {'its' if len(noisy) == 1 else 'their'} "
-            "own tolerance"
-        )
         lines.append(
-            f"{subject}: {'it is' if len(noisy) == 1 else 'the worst is'} {worst.metric} of {worst.cell}, which "
-            f"allows {100 * worst.tolerance:.3g} % and sees {loss(worst.detectable_loss or 0.0)}; measure more "
-            f"{'prompts' if worst.metric in ACCEPTANCE else 'rounds'}, or allow more"
+            f"{len(noisy)} of {judged} {_are(len(noisy))} underpowered. Worst: {worst.metric} of {worst.cell}, tolerance "
+            f"{100 * worst.tolerance:.3g} %, smallest detectable loss {loss(worst.detectable_loss or 0.0)}. Add "
+            f"{'prompts' if worst.metric in ACCEPTANCE else 'rounds'} or raise the tolerance"
         )
     unknown = len(found) - len(noisy)
     if unknown:
         lines.append(
-            f"{unknown} of {judged} checks {'knows' if unknown == 1 else 'know'} nothing of "
-            f"{'its' if unknown == 1 else 'their'} noise, and nobody can say what {'it' if unknown == 1 else 'they'} "
-            "could have seen"
+            f"{unknown} of {judged} {_are(unknown)} of unknown sensitivity: the noise between rounds is not known"
         )
     return lines
+
+
+def _are(number_of: int) -> str:
+    return "is" if number_of == 1 else "are"

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from pytest_speedbench.catalogue import METRICS
 from pytest_speedbench.gate.check import Verdict
-from pytest_speedbench.report.failure import failure_text
-from pytest_speedbench.report.sensitivity_text import seen, sensitivity_line, underpowered_lines
-from pytest_speedbench.report.wording import data_line, listed, number, percent, target_line, wrapped
+from pytest_speedbench.report.by_cause import Block, block_lines, failed_blocks, headline, notable_blocks
+from pytest_speedbench.report.failure import failure_text, is_estimated
+from pytest_speedbench.report.sensitivity_text import power, sensitivity_line, underpowered_lines
+from pytest_speedbench.report.wording import counted, data_line, listed, number, percent, target_line, wrapped
 
 if TYPE_CHECKING:
     from pytest_speedbench.metrics.measurement import Measurement
@@ -29,46 +30,75 @@ COLORS = {
     Verdict.INVALID: "red",
     Verdict.REGRESSION: "red",
 }
+ESTIMATED = "~ is estimated: stream events were taken for decode steps, as the engine does not count them"
 COLUMNS = {name: metric.column for name, metric in METRICS.items() if metric.column is not None}
 
 
-def summary(result: RunResult) -> list[Line]:
+def summary(result: RunResult, verbosity: int = 0) -> list[Line]:
     """Everything that is printed at the end of a run, in lines of at most 80 columns.
 
     Args:
         result: of the run.
+        verbosity: pytest's; above 0 nothing is folded.
     """
     hardware = f" on {result.hardware.key}" if result.hardware else ""
-    lines: list[Line] = [
-        (f"{target_line(result.target)}{hardware}", None),
-        (data_line(result.conditions), None),
-    ]
+    first = headline(result)
+    lines: list[Line] = [(line, "red") for line in wrapped(first)] if first else []
+    lines += [(f"{target_line(result.target)}{hardware}", None), (data_line(result.conditions), None)]
     if result.cells:
         lines += table(result.cells, saving=result.saving)
+    blocks = failed_blocks(result)
+    if (
+        sum(len(known.failures) for known in result.cells) > 1
+    ):  # one is explained just above, as its own failure
+        lines += [line for block in blocks for line in _shown(block, "red", verbosity)]
     lines += [(line, color) for text, color in findings(result) for line in wrapped(text)]
-    for notice in notices(result):
-        lines += [("", None), *((line, "yellow") for line in notice.splitlines())]
-    if result.not_made:
-        number = f"{len(result.not_made)} checks were" if len(result.not_made) > 1 else "1 check was"
-        text = f"{number} not made, since the baseline holds throughput of other hardware only"
-        lines += [
-            (line, "yellow")
-            for line in wrapped(f"{text}; --speedbench-incomparable=fail makes that a failure")
-        ]
+    lines += _notable(result, verbosity)
+    lines += [(line, "yellow") for text in not_made(result) for line in wrapped(text)]
     lines += [(f"warning: {text}", "yellow") for text in result.warnings]
     return lines + [(text, None) for text in result.messages]
+
+
+def _shown(block: Block, color: str, verbosity: int) -> list[Line]:
+    title, *rest = block_lines(block, all_rows=verbosity > 0)
+    return [("", None), (title, color), *((line, None) for line in rest)]
+
+
+def _notable(result: RunResult, verbosity: int) -> list[Line]:
+    """What fails nothing and should be seen: in full where it is of one cell, or asked for, else as one block each."""
+    if verbosity <= 0 and sum(known.notable != () for known in result.cells) > 1:
+        return [line for block in notable_blocks(result) for line in _shown(block, "yellow", verbosity)]
+    lines: list[Line] = []
+    for notice in notices(result):
+        lines += [("", None), *((line, "yellow") for line in notice.splitlines())]
+    return lines
+
+
+def not_made(result: RunResult) -> list[str]:
+    """How many checks were not made: a paragraph, or none.
+
+    Args:
+        result: of the run.
+    """
+    if not result.not_made:
+        return []
+    number_of = len(result.not_made)
+    return [
+        f"{counted(number_of, 'check')} {'was' if number_of == 1 else 'were'} not made: the baseline holds throughput of "
+        "other hardware only; --speedbench-incomparable=fail makes that a failure"
+    ]
 
 
 def findings(result: RunResult) -> list[Line]:
     """What a run says beyond its cells, one paragraph each, unwrapped.
 
-    These are patterns of loss that no failure tells already, the break-even points, what batches buy and cost, and
-    what could have been seen.
+    These are patterns of loss that no failure describes already, the break-even points, what a larger batch buys and
+    costs, and how sensitive the checks were.
 
     Args:
         result: of the run.
     """
-    told = {
+    described = {
         (cell.pattern.split, cell.pattern.batch_size)
         for cell in result.cells
         if cell.pattern is not None and cell.failures
@@ -76,7 +106,7 @@ def findings(result: RunResult) -> list[Line]:
     lines: list[Line] = [
         (f"{pattern.split}, batch size {pattern.batch_size}: {pattern.sentence}", "red")
         for pattern in result.patterns
-        if (pattern.split, pattern.batch_size) not in told
+        if (pattern.split, pattern.batch_size) not in described
     ]
     lines += [(each.text, None) for each in result.break_evens]
     lines += [(_pareto(curve), None) for curve in result.pareto_curves]
@@ -85,12 +115,13 @@ def findings(result: RunResult) -> list[Line]:
         for cell in result.cells
         if cell.measurement is not None and (text := _random_control(cell.measurement))
     ]
-    found, unseeing = seen(result.cells)
-    line = sensitivity_line(found)
-    if line is not None and not result.saving:
-        lines.append((line, None))
+    if any(is_estimated(cell) for cell in result.cells):
+        lines.append((ESTIMATED, "yellow"))
     if not result.saving:
-        lines += [(text, "yellow") for text in underpowered_lines(result.cells, unseeing)]
+        found, weak = power(result.cells)
+        line = sensitivity_line(found)
+        lines += [] if line is None else [(line, None)]
+        lines += [(text, "yellow") for text in underpowered_lines(result.cells, weak)]
     return lines
 
 
@@ -123,14 +154,14 @@ def _pareto(curve: ParetoCurve) -> str:
 
 
 def _random_control(measurement: Measurement) -> str | None:
-    """How far random tokens would have misled whoever takes them for text."""
+    """How far a measurement on random tokens would have been off."""
     control, real = measurement.random_control, measurement.metrics
     if control is None or not {"output_tps", "acceptance_length"} <= set(real):
         return None
     changes = {name: percent(value / real[name]) for name, value in control.items()}
     return (
         f"{measurement.cell.id}: random tokens in place of these prompts give output TPS {changes['output_tps']} and "
-        f"acceptance length {changes['acceptance_length']}; they are judged by nothing"
+        f"acceptance length {changes['acceptance_length']} (not judged)"
     )
 
 
@@ -160,7 +191,8 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 def _cell_row(cell: CellRun, shown: Sequence[str], saving: bool) -> list[str]:
     values = [cell.metrics.get(metric) for metric in shown]
     texts = [
-        "-" if value is None else number(metric, value) for metric, value in zip(shown, values, strict=True)
+        "-" if value is None else number(metric, value, estimated=is_estimated(cell))
+        for metric, value in zip(shown, values, strict=True)
     ]
     return [cell.cell.id, *texts, _verdict(cell, saving)]
 

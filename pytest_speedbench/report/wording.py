@@ -7,25 +7,58 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_speedbench.catalogue import METRICS
+from pytest_speedbench.catalogue import ACCEPTANCE, METRICS
 
 if TYPE_CHECKING:
     from pytest_speedbench.cells import Cell
     from pytest_speedbench.gate.baseline import Conditions
+    from pytest_speedbench.gate.check import Check
     from pytest_speedbench.settings.target import Target
 
 WIDTH = 79
 """A terminal of 80 columns shows every line whole."""
 
 
-def number(metric: str, value: float) -> str:
-    """A metric's value with as many digits as it deserves: `2.81`, `2363`, `41.7`."""
+def number(metric: str, value: float, *, estimated: bool = False) -> str:
+    """A metric's value with as many digits as it deserves: `2.81`, `2363`, `41.7`.
+
+    Args:
+        metric: its name.
+        value: in its unit.
+        estimated: whether stream events were taken for steps: acceptance is then marked, `~2.81`.
+    """
+    mark = "~" if estimated and METRICS[metric].kind == ACCEPTANCE else ""
     decimals = METRICS[metric].decimals
-    if decimals is not None:
-        return f"{value:.{decimals}f}"
-    if value < 10:
-        return f"{value:.2f}"
-    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+    if decimals is None:
+        decimals = 2 if value < 10 else 1 if value < 1000 else 0
+    return f"{mark}{value:.{decimals}f}"
+
+
+def values(check: Check, *, estimated: bool = False) -> str:
+    """What a check compared: `3.00 -> 2.81`, or the value alone where nothing was.
+
+    Args:
+        check: of one metric.
+        estimated: as `Measurement.estimated`.
+    """
+    if check.value is None:
+        return "not measured"
+    value = number(check.metric, check.value, estimated=estimated)
+    if check.ratio is None or check.baseline is None:
+        return value
+    return f"{number(check.metric, check.baseline, estimated=estimated)} -> {value}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """The limits of a ratio as changes: `-7.0 .. -5.6`; empty where they are not known."""
+    if low is None or high is None:
+        return ""
+    return " .. ".join(percent(limit).removesuffix(" %") for limit in (low, high))
+
+
+def counted(number_of: int, noun: str) -> str:
+    """`1 check`, `2 checks`."""
+    return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
 
 
 def percent(ratio: float, digits: int = 1) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 from pytest_speedbench.cells import Cell, Plan
 from pytest_speedbench.gate.check import SEVERITY, Check, Verdict
@@ -21,6 +21,9 @@ from pytest_speedbench.metrics.measurement import Measurement
 from pytest_speedbench.metrics.one_round import MeasuredRound
 from pytest_speedbench.metrics.speedup import with_speedup
 from pytest_speedbench.settings.methods import Method
+
+Explanation: TypeAlias = tuple[str, ...]
+"""Identifies what a failure explains at length, once in a run; see `outcome.explanations`."""
 
 
 class Role(str, Enum):
@@ -120,6 +123,8 @@ class CellRun:
     """Of a mean: what the losses of its categories have in common."""
     failures: Mapping[str, str] = field(default_factory=dict)
     """What tests show that fail, by node id."""
+    explained: tuple[Explanation, ...] = ()
+    """What its failures explain at length; those of other cells refer to it."""
 
     @property
     def main(self) -> Side:
@@ -165,6 +170,11 @@ class CellRun:
         measured = {} if self.measurement is None else dict(self.measurement.metrics)
         judged = {check.metric: check.value for check in self.checks if check.value is not None}
         return {**measured, **{metric: value for metric, value in judged.items() if metric in measured}}
+
+    @property
+    def shown_measurement(self) -> Measurement | None:
+        """The measurement with every metric as it is shown: what tests and hooks are given."""
+        return None if self.measurement is None else replace(self.measurement, metrics=self.metrics)
 
     @property
     def measuring_s(self) -> float:

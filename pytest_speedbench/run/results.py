@@ -43,6 +43,10 @@ class RunResult:
     """What became of the baseline file and the reports."""
     failures: Mapping[str, str]
     """What tests show that fail without having a cell of their own, by node id."""
+    failed_tests: tuple[str, ...]
+    """Node ids of the tests that failed, whatever of."""
+    not_measured_tests: tuple[str, ...]
+    """Those of them that failed only because something could not be measured."""
     not_made: tuple[str, ...]
     """Checks that a test asserts and that were not made, with the reason: throughput of other hardware."""
     measuring_s: float

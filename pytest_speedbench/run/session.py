@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 from pytest_speedbench import data, engines
 from pytest_speedbench.cells import Cell, Plan, in_grid_order
 from pytest_speedbench.data.prompts import Dataset
-from pytest_speedbench.errors import EngineError, SpeedBenchError
+from pytest_speedbench.errors import EngineError, NotMeasured, SpeedBenchError
 from pytest_speedbench.gate.check import Check, Verdict
 from pytest_speedbench.gate.explain.break_even import break_evens_of
 from pytest_speedbench.gate.store import load
 from pytest_speedbench.load.progress import Progress, wanted
 from pytest_speedbench.metrics.pareto import pareto_curves
 from pytest_speedbench.run.judge import Judge, measured, refuse_unfit
-from pytest_speedbench.run.ledger import CellRun, Ledger, Role, Side
-from pytest_speedbench.run.outcome import outcome_of
+from pytest_speedbench.run.ledger import CellRun, Explanation, Ledger, Role, Side
+from pytest_speedbench.run.outcome import explanations, outcome_of
 from pytest_speedbench.run.provenance import provenance
 from pytest_speedbench.run.results import RunResult
 from pytest_speedbench.run.running_engine import RunningEngine
@@ -56,6 +56,8 @@ class Judgement:
     """Why the cell cannot become a baseline, where it was to be saved; the test fails."""
     not_measured: bool = False
     """Whether everything that fails it is invalid: nothing is known of the engine, and it is safe to try again."""
+    explained: Mapping[Explanation, Cell] = field(default_factory=dict)
+    """What failures of other cells have explained before, and which cells those are."""
 
 
 class Session:
@@ -87,6 +89,7 @@ class Session:
         self._warnings: list[str] = []
         self._messages: list[str] = []
         self._interrupted = False
+        self._saved = True
         self._sigterm: Any = None
 
     # before anything is launched
@@ -161,7 +164,7 @@ class Session:
             test: node id of the test that asks.
 
         Raises:
-            NotMeasured: an engine could not be started, or is gone; says why, in full once.
+            NotMeasured: an engine could not be started, or is gone; says why, in full for the first cell.
         """
         assert self._schedule is not None
         known = self._ledger[cell]
@@ -174,7 +177,8 @@ class Session:
             self._ledger.unsettle_invalid(cell)
         with self._billing(cell, test):
             self._schedule.measure(cell, test)
-        measured(self._ledger, cell)
+        with self._said_once(cell):
+            measured(self._ledger, cell)
         return self._ledger[cell]
 
     def judge(self, cell: Cell, metrics: Sequence[str], test: str) -> Judgement:
@@ -191,7 +195,7 @@ class Session:
         assert self._judge is not None
         if self.settings.save and not cell.is_mean:
             refuse_unfit(self._ledger, cell, self.settings.target.method)
-        with self._billing(cell, test):
+        with self._billing(cell, test), self._said_once(cell):
             for metric in metrics:
                 self._judge.settle(cell, metric)
         known = self._ledger[cell]
@@ -215,10 +219,28 @@ class Session:
                 config=self._config, cell=cell, check=known.settled[metric]
             )
         if outcome.failing:
+            known = self._ledger[cell]
             unmeasured = all(_is_unmeasured(check, known) for check in outcome.failing)
-            return Judgement(outcome.failing, not_measured=unmeasured)
+            explained = self._explained(cell, outcome.failing)
+            return Judgement(outcome.failing, not_measured=unmeasured, explained=explained)
         reasons = (reason for check in outcome.skipping for reason in check.reasons)
         return Judgement(skip="; ".join(reasons) or None)
+
+    def _explained(self, cell: Cell, checks: Sequence[Check]) -> Mapping[Explanation, Cell]:
+        """What failures of other cells explain already; the rest is noted as explained by this one."""
+        if self._config.get_verbosity() > 0:
+            return {}
+        wanted = explanations(self._ledger[cell], checks)
+        before = {
+            each: other
+            for other in self._ledger
+            if other != cell
+            for each in self._ledger[other].explained
+            if each in wanted
+        }
+        new = (each for each in wanted if each not in before)
+        self._ledger.update(cell, explained=tuple(dict.fromkeys((*self._ledger[cell].explained, *new))))
+        return before
 
     def cell_run(self, cell: Cell) -> CellRun:
         """What is known of a cell now."""
@@ -235,6 +257,20 @@ class Session:
         assert self._schedule is not None
         self._schedule.start_main()
         return RunningEngine(self._schedule)
+
+    @contextmanager
+    def _said_once(self, cell: Cell) -> Iterator[None]:
+        """Give a reason of several lines why a cell was not measured in full for one cell alone."""
+        try:
+            yield
+        except NotMeasured as error:
+            gist, _, rest = error.reason.partition("\n")
+            for other in self._ledger if rest else ():
+                texts = self._ledger[other].failures.values()
+                if other != cell and any(error.reason in text for text in texts):
+                    text = f"{cell.id} was not measured, for the reason that {other.id} gives: {gist}"
+                    raise NotMeasured(text, error.reason) from None
+            raise
 
     @contextmanager
     def _billing(self, cell: Cell, test: str) -> Iterator[None]:
@@ -298,7 +334,7 @@ class Session:
                 self._messages.append(str(error))
 
     def finish(self, status: int) -> None:
-        """Store what is to be stored, and tell other plugins what was measured.
+        """Store what is to be stored.
 
         Args:
             status: pytest's exit status so far.
@@ -307,13 +343,18 @@ class Session:
             return
         self._interrupted = status == _INTERRUPTED
         self._saved = self._save(status) if self.settings.save else True
-        for known in self._shown_cells():
-            if known.measurement is not None:
-                self._config.hook.pytest_speedbench_measured(
-                    config=self._config, measurement=replace(known.measurement, metrics=known.metrics)
-                )
 
-    _saved = True
+    def announce(self) -> None:
+        """Call the hooks that others have for what was measured: every figure is final now."""
+        if self._schedule is None:
+            return
+        for known in self._shown_cells():
+            if known.shown_measurement is not None:
+                self._config.hook.pytest_speedbench_measured(
+                    config=self._config, measurement=known.shown_measurement
+                )
+        if self.used:
+            self._config.hook.pytest_speedbench_finished(config=self._config, result=self.result())
 
     def note_written(self, message: str, *, failed: bool) -> None:
         """Note what became of a report."""
@@ -355,6 +396,8 @@ class Session:
             saving=self.settings.save,
             messages=tuple(self._messages),
             failures=dict(self._failures),
+            failed_tests=tuple(self._failed),
+            not_measured_tests=tuple(test for test, not_measured in self._failed.items() if not_measured),
             not_made=self._not_made(cells),
             measuring_s=self._measuring_s,
             patterns=self._patterns(cells),
@@ -390,8 +433,9 @@ class Session:
     def _save(self, status: int) -> bool:
         assert self._schedule is not None and self._judge is not None
         why_not = None
-        if self._failed:
-            why_not = f"{counted(len(self._failed), 'test')} failed"
+        failed = sum(len(self._ledger[cell].failures) for cell in self._ledger)
+        if failed:
+            why_not = f"{counted(failed, 'gated test')} failed"
         elif status not in (0, 1):
             why_not = "the run did not end by itself"
         asked = [cell for cell in self._ledger if self._ledger[cell].asked_by]

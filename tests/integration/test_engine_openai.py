@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -61,13 +62,21 @@ def test_acceptance_length_is_estimated_where_every_event_tells_its_usage(
     with start(ReferenceEngine(target), target, tmp_path / "logs") as server:
         saved = gate("acceptance_length", server.url, "--speedbench-save")
         cell = results(pytester)
-        again = gate("acceptance_length", server.url, "--speedbench-tolerance=acceptance_length=0.5")
+        again = gate(
+            "acceptance_length",
+            server.url,
+            "--speedbench-tolerance=acceptance_length=0.5",
+            "--speedbench-report=run.md",
+        )
     saved.assert_outcomes(passed=1)
     saved.stdout.fnmatch_lines(["speedbench: openai, unknown at *"])
     assert (cell["counter_source"], cell["tokenization"]) == ("estimated", "messages")
     assert "acceptance length is estimated" in str(cell["notes"])
     assert cell["problems"] == []
     again.assert_outcomes(passed=1)
+    for shown in (again.stdout.str(), (pytester.path / "run.md").read_text()):
+        assert re.search(r"^qualitative-\S+ +~\d\.\d\d ", shown, re.MULTILINE)
+        assert "~ is estimated: stream events were taken for decode steps" in shown
 
 
 def test_acceptance_length_is_not_available_elsewhere_and_its_gate_fails(

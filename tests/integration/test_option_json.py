@@ -1,4 +1,4 @@
-"""`--speedbench-json` writes everything for machines; `--speedbench-report` a page for people."""
+"""`--speedbench-json` writes everything for machines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ def test_the_document_fits_its_schema_and_holds_every_cell(pytester: pytest.Pyte
     assert verdict["value"] == pytest.approx(cell["metrics"]["acceptance_length"])
     assert cell["cause"]["word"] == "drafter"
     assert cell["requests"] == {"sent": 11, "finished": 11, "failed": 0}
-    assert set(cell["metrics"]) <= set(document["units"])
+    assert set(cell["metrics"]) <= set(document["metrics"])
+    assert cell["metrics"]["ttft_s_p95"] > 0
+    assert cell["measuring_s"] == cell["sides"]["main"]["measuring_s"] > 0
+    assert len(document["cells"][2]["rounds"]) == 1, "of the mean"
+    assert document["provenance"]["machine"]["cpus"] > 0
+    assert document["failed_tests"] == [test for each in document["cells"] for test in each["failures"]]
+    assert document["not_measured_tests"] == []
+    assert document["headline"].startswith("REGRESSION: acceptance_length fell in 2 of 2 categories")
     assert document["conditions"]["dataset"] == "sample"
     assert document["target"]["engine_args"] == ["--draft-quality=0.8"]
 
@@ -41,16 +48,6 @@ def test_an_invalid_cell_is_in_it_too(pytester: pytest.Pytester, run: Run) -> No
     assert "acceptance_length" in cell["missing"]
 
 
-def test_the_page_has_the_table_and_the_failures(pytester: pytest.Pytester, saved: Run) -> None:
-    saved("--speedbench-report=report.md", "--speedbench-engine-arg=--draft-quality=0.8")
-    text = (pytester.path / "report.md").read_text()
-    assert "## reference-draft_model-k3" in text
-    assert "Sample prompts (bundled, not SPEED-Bench)" in text
-    assert "qualitative-coding-bs2" in text
-    assert "### What failed" in text
-    assert "cause: drafter" in text
-
-
 def test_a_path_that_cannot_be_written_fails_the_run(pytester: pytest.Pytester, saved: Run) -> None:
     (pytester.path / "folder").mkdir()
     result = saved("--speedbench-json=folder")
@@ -59,9 +56,14 @@ def test_a_path_that_cannot_be_written_fails_the_run(pytester: pytest.Pytester, 
 
 
 def test_values_reach_junit_xml(pytester: pytest.Pytester, saved: Run) -> None:
-    saved("--junit-xml=junit.xml")
+    saved("--junit-xml=junit.xml", "--speedbench-engine-arg=--draft-quality=0.8", "-k", "coding")
     properties = {
-        item.attrib["name"]: float(item.attrib["value"])
+        item.attrib["name"]: item.attrib["value"]
         for item in ElementTree.parse(pytester.path / "junit.xml").iter("property")
     }
-    assert 1 < properties["speedbench_acceptance_length"] <= 4
+    name = "speedbench_acceptance_length"
+    assert 1 < float(properties[name]) < float(properties[f"{name}_baseline"]) <= 4
+    low, ratio, high = (float(properties[f"{name}_{suffix}"]) for suffix in ("ci_low", "ratio", "ci_high"))
+    assert low < ratio < high < 1
+    assert (properties[f"{name}_verdict"], properties["speedbench_cause"]) == ("regression", "drafter")
+    assert float(properties["speedbench_measuring_s"]) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -49,5 +50,23 @@ def test_a_weaker_drafter_is_caught_in_every_category(pytester: pytest.Pytester)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     outcomes = result.parseoutcomes()
     assert outcomes["failed"] >= 8
-    assert result.stdout.str().count("cause: drafter.") == outcomes["failed"]
+    printed = result.stdout.str()
+    assert printed.count("cause: drafter.") == 1, "explained once"
+    assert printed.count("cause: drafter, as in qualitative-") == outcomes["failed"] - 1
+    result.stdout.fnmatch_lines(["REGRESSION: acceptance_length fell in * of 11 categories at batch size 4*"])
     result.stdout.no_fnmatch_line("*cause: system*")
+    assert len(result.outlines) < 140
+    # pytest's own lines are as long as paths and names of tests, and a command is not broken
+    ours = [line for line in result.outlines if not re.match(r"FAILED|rootdir:|plugins:|    pytest ", line)]
+    assert max(map(len, ours)) <= 80
+
+
+@pytest.mark.usefixtures("checkout")
+def test_verbose_output_explains_every_failure(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_subprocess(
+        "examples/quickstart",
+        *("-v", "-k", "acceptance and bs4 and (math or rag)", "--speedbench-engine=reference"),
+        "--speedbench-engine-arg=--draft-quality=0.6",
+    )
+    result.assert_outcomes(failed=2, deselected=38)
+    assert result.stdout.str().count("cause: drafter.") == 2

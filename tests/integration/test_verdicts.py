@@ -79,8 +79,8 @@ def test_an_unchanged_engine_passes(saved: Run) -> None:
             "*qualitative-coding-bs2*pass +0.0 %",
             "*qualitative-qa-bs2*pass +0.0 %",
             "*qualitative-mean-bs2*pass +0.0 %",
-            "this run could have seen a loss of 3.0 % in acceptance length in any category,",
-            "  and of 1.0 % in acceptance length in the mean over categories",
+            "sensitivity (95 % power): acceptance length 3.0 % per category, 1.0 % on the",
+            "  mean",
         ]
     )
 
@@ -126,7 +126,10 @@ def test_a_better_drafter_is_an_improvement_and_the_baseline_is_called_stale(run
     assert run("--speedbench-save", WEAKER).ret == 0
     result = run()
     result.assert_outcomes(passed=3)
-    result.stdout.fnmatch_lines(["*IMPROVEMENT (by more than 3 %): the baseline is stale"])
+    result.stdout.fnmatch_lines(
+        ["improvement, qualitative", "  *-bs2 * AL  * -> * +* %  *", "  the baseline is stale"]
+    )
+    run("-v").stdout.fnmatch_lines(["*IMPROVEMENT (by more than 3 %): the baseline is stale"])
 
 
 def test_other_prompts_are_incomparable(pytester: pytest.Pytester, saved: Run) -> None:
@@ -164,7 +167,7 @@ def test_a_loss_too_noisy_to_be_sure_of_warns_or_fails(pytester: pytest.Pytester
     result = saved("--speedbench-category=qa")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
-        ["qualitative-qa-bs2*inconclusive -* %", "*INCONCLUSIVE (tolerance -3 %): could have seen a loss of*"]
+        ["qualitative-qa-bs2*inconclusive -* %", "*INCONCLUSIVE (tolerance -3 %, sensitivity * %)"]
     )
     saved("--speedbench-category=qa", "--speedbench-inconclusive=fail").assert_outcomes(failed=1)
 

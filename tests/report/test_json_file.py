@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
+from pytest_speedbench.cells import Plan
 from pytest_speedbench.gate.check import Check, Verdict
 from pytest_speedbench.metrics.measurement import RoundFigures
 from pytest_speedbench.report.json_file import SCHEMA, document
-from pytest_speedbench.run.ledger import CellRun
+from pytest_speedbench.run.ledger import CellRun, Role, Side
+from pytest_speedbench.run.provenance import Provenance
+from pytest_speedbench.run.results import RunResult
+from pytest_speedbench.settings.methods import method_of
 from tests.report.test_text import (
     BREAK_EVEN,
     CODING,
@@ -21,6 +25,7 @@ from tests.report.test_text import (
     MEAN_CELL,
     PATTERN,
     SLOWER,
+    TARGET,
     check,
     estimate,
     measurement,
@@ -31,12 +36,17 @@ from tests.run.cell_runs import cell_run
 SCHEMA_CHECK = Draft202012Validator(json.loads(SCHEMA.read_text()))
 
 
+def plain(result: RunResult) -> Any:
+    """A document as it is read back from the file."""
+    return json.loads(json.dumps(document(result), allow_nan=False))
+
+
 def written(*cells: CellRun, everything: bool = False) -> Any:
-    """A document as it is read back from the file, with a pattern and a break-even point if `everything` is asked for."""
+    """The document of a run, with a pattern and a break-even point if `everything` is asked for."""
     result = run(*cells)
     if everything:
         result = replace(result, patterns=(PATTERN,), break_evens=(BREAK_EVEN,), pareto_curves=(CURVE,))
-    return json.loads(json.dumps(document(result), allow_nan=False))
+    return plain(result)
 
 
 def test_a_whole_run() -> None:
@@ -76,12 +86,12 @@ def test_a_whole_run() -> None:
         "user_tps": 439.7,
         "on_frontier": True,
     }
-    assert result["detectable_losses"] == [
+    assert result["sensitivities"] == [
         {"metric": "acceptance_length", "of_means": False, "loss": 0.037},
         {"metric": "output_tps", "of_means": False, "loss": 0.17},
         {"metric": "acceptance_length", "of_means": True, "loss": 0.037},
     ]
-    assert result["blind_checks"] == [
+    assert result["underpowered_checks"] == [
         {
             "cell": "qualitative-coding-bs32",
             "metric": "output_tps",
@@ -89,6 +99,9 @@ def test_a_whole_run() -> None:
             "detectable_loss": 0.17,
         }
     ]
+    assert result["verdict_counts"] == {"regression": 3}
+    assert (coding["verdict"], coding["asked_by"]) == ("regression", ["test_gate.py::test"])
+    assert mean["pattern"]["kind"] == "few"
 
 
 def test_a_run_that_found_nothing() -> None:
@@ -96,18 +109,69 @@ def test_a_run_that_found_nothing() -> None:
     SCHEMA_CHECK.validate(written(cell_run(measurement(problems=("1 request failed",)), ())))
 
 
+def test_a_cell_that_was_not_measured_is_there_with_the_reason() -> None:
+    main = Side(
+        CODING, "t", method_of("eagle3"), error="vllm exited with code 2", measuring_s=1.5, remeasured=2
+    )
+    result = written(CellRun(CODING, Plan(), {Role.MAIN: main}, failures={"test_gate.py::test": "..."}))
+    SCHEMA_CHECK.validate(result)
+    (cell,) = result["cells"]
+    assert (cell["verdict"], cell["error"], cell["metrics"]) == ("invalid", "vllm exited with code 2", {})
+    assert cell["sides"]["main"] == {
+        "target": "t",
+        "method": "eagle3",
+        "rounds": 0,
+        "remeasured_rounds": 2,
+        "measuring_s": 1.5,
+        "error": "vllm exited with code 2",
+    }
+    assert cell["measuring_s"] == 1.5
+
+
+def test_it_says_where_the_run_came_from() -> None:
+    where = Provenance("0123abc" * 5 + "01234", True, "main", "https://ci.example/7", {"cpus": 8})
+    result = plain(replace(run(), provenance=where, failed_tests=("a", "b"), not_measured_tests=("b",)))
+    SCHEMA_CHECK.validate(result)
+    assert result["provenance"]["commit"] == where.commit
+    assert result["provenance"]["machine"] == {"cpus": 8}
+    assert (result["failed_tests"], result["not_measured_tests"]) == (["a", "b"], ["b"])
+
+
+def test_it_says_which_direction_of_a_metric_is_better() -> None:
+    metrics = written()["metrics"]
+    assert metrics["output_tps"] == {
+        "unit": "tokens/s",
+        "label": "output TPS",
+        "kind": "throughput",
+        "higher_is_better": True,
+        "gated": True,
+    }
+    assert metrics["ttft_s_p99"]["higher_is_better"] is False
+
+
+def test_secrets_are_masked() -> None:
+    target = replace(
+        TARGET, engine_args=("--api-key=hunter22",), environment={"HF_TOKEN": "hunter22", "A": "1"}
+    )
+    result = run()
+    conditions = replace(result.conditions, engine_args=target.engine_args, environment=target.environment)
+    text = json.dumps(document(replace(result, target=target, conditions=conditions)))
+    assert "hunter22" not in text
+    assert '"A": "1"' in text
+
+
 def test_a_check_that_compared_nothing() -> None:
     nothing = Check("output_tps", Verdict.NO_BASELINE, 0.05, 0.001)
     result = written(cell_run(measurement(CODING), (nothing,)))
     SCHEMA_CHECK.validate(result)
     assert result["cells"][0]["verdicts"]["output_tps"]["ratio"] is None
-    assert result["blind_checks"] == []
+    assert result["underpowered_checks"] == []
 
 
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        (("cells", 0, "cause", "word"), "nobody"),
+        (("cells", 0, "cause", "word"), "weather"),
         (("cells", 0, "cause", "breakdown", "rest", "ratio"), 0),
         (("cells", 0, "verdicts", "output_tps", "detectable_loss"), "2 %"),
         (("patterns", 0, "kind"), "some"),
