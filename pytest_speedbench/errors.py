@@ -24,4 +24,13 @@ class BaselineError(SpeedBenchError):
 
 
 class NotMeasured(SpeedBenchError):
-    """A cell could not be measured, which says nothing about the engine's quality: it is safe to try again."""
+    """A cell could not be measured, which says nothing about the engine's quality: it is safe to try again.
+
+    Args:
+        message: for a person.
+        reason: the part of it that is the same for every cell it concerns; the message itself if it is left out.
+    """
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = message if reason is None else reason

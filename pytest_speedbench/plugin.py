@@ -273,7 +273,8 @@ def speedbench_engine(request: pytest.FixtureRequest) -> RunningEngine:
     try:
         return session.engine()
     except SpeedBenchError as error:
-        fail_with(NotMeasured(str(error)))
+        failure = NotMeasured(str(error))
+    fail_with(failure)  # out of the except block, which would make `error` its context
 
 
 @pytest.fixture(scope="session")
@@ -356,8 +357,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         _write_reports(session.config, ours)
     if interrupted:
         ours.close()
-    if ours.used:
-        session.config.hook.pytest_speedbench_finished(config=session.config, result=ours.result())
+    ours.announce()
     session.exitstatus = ours.exit_status(int(exitstatus))
 
 

@@ -144,8 +144,10 @@ class Judge:
         try:
             refuse(measured(self._ledger, cell, Role.AGAINST), run.settings.target.method)
         except SpeedBenchError as error:
-            name = run.settings.target.name
-            raise type(error)(f"{name} cannot serve as a reference: {error}") from None
+            text = f"{run.settings.target.name} cannot serve as a reference: {error}"
+            if isinstance(error, NotMeasured):
+                raise NotMeasured(text, error.reason) from None
+            raise BaselineError(text) from None
 
     def _compared_with(self, cells: Sequence[Cell]) -> References | None:
         """The file's content, or the other target's measurements of this run."""
@@ -199,7 +201,8 @@ def measured(ledger: Ledger, cell: Cell, role: Role = Role.MAIN) -> Measurement:
     else:
         measurement, error = known.sides[role].measurement, known.sides[role].error
     if measurement is None:
-        raise NotMeasured(f"{cell.id}: {error or 'not measured'}")
+        reason = error or "no test asked for it"
+        raise NotMeasured(f"{cell.id} was not measured: {reason}", reason)
     return measurement
 
 

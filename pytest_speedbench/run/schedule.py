@@ -130,7 +130,7 @@ class Schedule:
         except BaseException as interruption:
             words = str(interruption).strip().partition("\n")[0]
             kind = type(interruption).__name__
-            error = f"not measured: {test} was interrupted ({words or kind})"
+            error = f"{test} was interrupted ({words or kind})"
             for cell, rounds in wanted.items():
                 for role, side in self._ledger[cell].sides.items():
                     if side.is_sound and len(side.rounds) < rounds:

@@ -89,6 +89,7 @@ class Session:
         self._warnings: list[str] = []
         self._messages: list[str] = []
         self._interrupted = False
+        self._saved = True
         self._sigterm: Any = None
 
     # before anything is launched
@@ -163,7 +164,7 @@ class Session:
             test: node id of the test that asks.
 
         Raises:
-            NotMeasured: an engine could not be started, or is gone; says why, in full once.
+            NotMeasured: an engine could not be started, or is gone; says why, in full for the first cell.
         """
         assert self._schedule is not None
         known = self._ledger[cell]
@@ -176,10 +177,9 @@ class Session:
             self._ledger.unsettle_invalid(cell)
         with self._billing(cell, test):
             self._schedule.measure(cell, test)
-        known = self._ledger[cell]
-        if known.measurement is None:
-            raise NotMeasured(f"{cell.id}: {self._error(known)}")
-        return known
+        with self._said_once(cell):
+            measured(self._ledger, cell)
+        return self._ledger[cell]
 
     def judge(self, cell: Cell, metrics: Sequence[str], test: str) -> Judgement:
         """Judge metrics of a measured cell, and decide what the test has to do about it.
@@ -195,7 +195,7 @@ class Session:
         assert self._judge is not None
         if self.settings.save and not cell.is_mean:
             refuse_unfit(self._ledger, cell, self.settings.target.method)
-        with self._billing(cell, test):
+        with self._billing(cell, test), self._said_once(cell):
             for metric in metrics:
                 self._judge.settle(cell, metric)
         known = self._ledger[cell]
@@ -225,15 +225,6 @@ class Session:
             return Judgement(outcome.failing, not_measured=unmeasured, explained=explained)
         reasons = (reason for check in outcome.skipping for reason in check.reasons)
         return Judgement(skip="; ".join(reasons) or None)
-
-    def _error(self, known: CellRun) -> str:
-        """Why a cell was not measured; its first line alone where another test has shown it all already."""
-        error = known.error or "not measured"
-        first, _, rest = error.partition("\n")
-        for cell in self._ledger if rest else ():
-            if cell != known.cell and any(error in text for text in self._ledger[cell].failures.values()):
-                return f"{first}, as in {cell.id}"
-        return error
 
     def _explained(self, cell: Cell, checks: Sequence[Check]) -> Mapping[Explanation, Cell]:
         """What failures of other cells explain already; the rest is noted as explained by this one."""
@@ -266,6 +257,20 @@ class Session:
         assert self._schedule is not None
         self._schedule.start_main()
         return RunningEngine(self._schedule)
+
+    @contextmanager
+    def _said_once(self, cell: Cell) -> Iterator[None]:
+        """Give a reason of several lines why a cell was not measured in full for one cell alone."""
+        try:
+            yield
+        except NotMeasured as error:
+            gist, _, rest = error.reason.partition("\n")
+            for other in self._ledger if rest else ():
+                texts = self._ledger[other].failures.values()
+                if other != cell and any(error.reason in text for text in texts):
+                    text = f"{cell.id} was not measured, for the reason that {other.id} gives: {gist}"
+                    raise NotMeasured(text, error.reason) from None
+            raise
 
     @contextmanager
     def _billing(self, cell: Cell, test: str) -> Iterator[None]:
@@ -329,7 +334,7 @@ class Session:
                 self._messages.append(str(error))
 
     def finish(self, status: int) -> None:
-        """Store what is to be stored, and tell other plugins what was measured.
+        """Store what is to be stored.
 
         Args:
             status: pytest's exit status so far.
@@ -338,13 +343,18 @@ class Session:
             return
         self._interrupted = status == _INTERRUPTED
         self._saved = self._save(status) if self.settings.save else True
+
+    def announce(self) -> None:
+        """Call the hooks that others have for what was measured: every figure is final now."""
+        if self._schedule is None:
+            return
         for known in self._shown_cells():
             if known.shown_measurement is not None:
                 self._config.hook.pytest_speedbench_measured(
                     config=self._config, measurement=known.shown_measurement
                 )
-
-    _saved = True
+        if self.used:
+            self._config.hook.pytest_speedbench_finished(config=self._config, result=self.result())
 
     def note_written(self, message: str, *, failed: bool) -> None:
         """Note what became of a report."""
@@ -423,8 +433,9 @@ class Session:
     def _save(self, status: int) -> bool:
         assert self._schedule is not None and self._judge is not None
         why_not = None
-        if self._failed:
-            why_not = f"{counted(len(self._failed), 'test')} failed"
+        failed = sum(len(self._ledger[cell].failures) for cell in self._ledger)
+        if failed:
+            why_not = f"{counted(failed, 'gated test')} failed"
         elif status not in (0, 1):
             why_not = "the run did not end by itself"
         asked = [cell for cell in self._ledger if self._ledger[cell].asked_by]

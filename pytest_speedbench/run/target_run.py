@@ -182,8 +182,7 @@ class TargetRun:
 
     def _running(self) -> Control:
         if self._start_failure is not None:
-            engine = self.settings.target.engine
-            raise EngineError(f"{engine} did not start; the first failure of this run says why")
+            raise EngineError(self._start_failure)
         if self._control is None:
             try:
                 self._control = self._start()

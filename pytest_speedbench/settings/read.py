@@ -76,8 +76,6 @@ class Settings:
     """Whether the engine that is compared with runs at the same time."""
     json: Path | None
     report: Path | None
-    sources: Mapping[str, str]
-    """Where each value that is no default came from: option name -> `command line`, `speedbench.yaml`, `ini`."""
 
     @property
     def sampling(self) -> Sampling:
@@ -101,18 +99,18 @@ Lookup = Callable[[Option], tuple[Any, str, Path] | None]
 class _Reader:
     """Looks options up in sources, in order of precedence, and remembers where each came from."""
 
-    def __init__(self, lookups: Mapping[str, Lookup]) -> None:
+    def __init__(self, *lookups: Lookup) -> None:
         self._lookups = lookups
-        self.sources: dict[str, str] = {}
+        self._places: dict[str, str] = {}
 
     def __call__(self, field: str) -> Any:
         option = BY_FIELD[field]
-        for source, lookup in self._lookups.items():
+        for lookup in self._lookups:
             found = lookup(option)
             if found is None:
                 continue
             raw, place, base = found
-            self.sources[option.name] = source
+            self._places[field] = place
             value = _parse(option, raw, place)
             if field in PATHS and (field != "engine_python" or "/" in value):
                 # not resolve(): a virtual environment's python is a link that must stay one
@@ -121,13 +119,8 @@ class _Reader:
         return option.default
 
     def named(self, field: str) -> str:
-        """Where a value came from, as a person would find it."""
-        option = BY_FIELD[field]
-        return (
-            option.option
-            if self.sources.get(option.name) == "command line"
-            else f"{option.option} ({self.sources.get(option.name, 'default')})"
-        )
+        """Where a value came from, as a person would find it; its option where it is the default."""
+        return self._places.get(field, BY_FIELD[field].option)
 
 
 def _parse(option: Option, raw: Any, place: str) -> Any:
@@ -155,7 +148,7 @@ def read_narrowing(command_line: Lookup, ini: Lookup) -> Narrowing:
     Raises:
         SettingsError: a value that is not allowed.
     """
-    read = _Reader({"command line": command_line, "ini": ini})
+    read = _Reader(command_line, ini)
     return Narrowing(read("split"), read("category"), read("batch_size"))
 
 
@@ -165,7 +158,7 @@ def read_data_options(command_line: Lookup, ini: Lookup) -> tuple[Path | None, i
     Raises:
         SettingsError: a value that is not allowed.
     """
-    read = _Reader({"command line": command_line, "ini": ini})
+    read = _Reader(command_line, ini)
     return read("data"), read("limit")
 
 
@@ -181,7 +174,7 @@ def read(rootdir: Path, command_line: Lookup, ini: Lookup, offers: Offers) -> Se
     Raises:
         SettingsError: a value that is not allowed, an engine that is not installed, or values that do not go together.
     """
-    outer = _Reader({"command line": command_line, "ini": ini})
+    outer = _Reader(command_line, ini)
     for field in BY_FIELD:
         outer(field)  # a bad value is refused also where it is not needed
     name = outer("target")
@@ -215,7 +208,7 @@ def _read_target(
     main: bool = True,
     against: Settings | None = None,
 ) -> Settings:
-    lookups: dict[str, Lookup] = {"command line": command_line}
+    lookups = [command_line]
     if name is not None:
         from pytest_speedbench.settings.targets_file import load_target
 
@@ -226,9 +219,8 @@ def _read_target(
                 return None
             return values[option.key], f"{TARGETS_FILE}, target {name}: {option.key}", rootdir
 
-        lookups[TARGETS_FILE] = from_file
-    lookups["ini"] = ini
-    read = _Reader(lookups)
+        lookups.append(from_file)
+    read = _Reader(*lookups, ini)
 
     engine = read("engine")
     if engine is None:
@@ -305,7 +297,6 @@ def _read_target(
         concurrent_targets=read("concurrent_targets"),
         json=read("json"),
         report=read("report"),
-        sources=dict(read.sources),
     )
 
 

@@ -68,7 +68,7 @@ def test_engine_not_installed(pytester: pytest.Pytester, gate: str) -> None:
 
 
 def test_launch_argument_that_is_ours(run: Run) -> None:
-    refused(run("--speedbench-engine-arg=--port=80"), "--speedbench-engine-arg=--port=80*")
+    refused(run("--speedbench-engine-arg=--port=80"), "--speedbench-engine-arg=--port: the plugin chooses*")
 
 
 def test_two_targets_of_one_name(pytester: pytest.Pytester, gate: str) -> None:
@@ -82,7 +82,10 @@ def test_two_targets_of_one_name(pytester: pytest.Pytester, gate: str) -> None:
     ("text", "line"),
     [
         ("{", "baseline *k3.yaml, line *"),
-        ("schema_version: 1\ntarget: a\n", "baseline *k3.yaml: *required*"),
+        (
+            "schema_version: 1\ntarget: a\n",
+            "baseline *k3.yaml: not a baseline of schema_version 1: no 'acceptance'*",
+        ),
         (
             "schema_version: 99\n",
             "baseline *k3.yaml: schema_version 99 was written by a newer pytest-speedbench*upgrade*",
@@ -148,7 +151,8 @@ def test_engine_dies_at_start(run: Run) -> None:
             "*reference*exited with code 2*",
             "*--no-such-option*",
             "*unrecognized arguments: --no-such-option*",
-            "*reference did not start; the first failure of this run says why",
+            "qualitative-qa-bs2 was not measured, for the reason that qualitative-coding-bs2 gives: reference *",
+            "qualitative-mean-bs2 was not measured, for the reason that qualitative-coding-bs2 gives: *",
         ]
     )
     clean(result)
@@ -176,7 +180,7 @@ def test_engine_dies_mid_run(run: Run) -> None:
         [
             "*INVALID: * requests failed*",
             "*exited with code 70)",
-            "qualitative-qa-bs2: reference exited with code 70 in an earlier cell; its log: *",
+            "qualitative-qa-bs2 was not measured: reference exited with code 70 in an earlier cell; its log: *",
         ]
     )
     clean(result)
@@ -240,7 +244,7 @@ def test_ctrl_c_saves_nothing_and_ends_the_engine(pytester: pytest.Pytester, gat
     pytester.makeconftest("""
         import psutil
 
-        def pytest_speedbench_measured(measurement):
+        def pytest_speedbench_checked(check):
             print("engine:", *(child.pid for child in psutil.Process().children(recursive=True)))
             raise KeyboardInterrupt
     """)

@@ -42,11 +42,12 @@ def test_a_target_to_compare_with_that_does_not_start_fails_every_cell(pytester:
     path = pytester.path / "speedbench.yaml"
     path.write_text(path.read_text() + "  broken: {engine: reference, engine_args: [--nonsense]}\n")
     result = pytester.runpytest("--speedbench-target=same", "--speedbench-against=broken")
-    result.assert_outcomes(failed=3)
+    result.assert_outcomes(errors=3)
     result.stdout.fnmatch_lines(
         [
+            "broken cannot serve as a reference: qualitative-coding-bs2 was not measured: reference exited *",
             "*unrecognized arguments: --nonsense",
-            "broken is nothing to compare with: reference did not start; the first failure of this run says why",
+            "qualitative-qa-bs2 was not measured, for the reason that qualitative-coding-bs2 gives: *",
         ]
     )
     assert "Traceback" not in result.stdout.str()

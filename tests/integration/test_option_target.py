@@ -52,7 +52,7 @@ def test_the_command_line_wins_and_ini_loses(pytester: pytest.Pytester, gate: st
         ),
         (
             "targets: {big: {engine: reference, method: magic}}",
-            "*speedbench.yaml, target big: method=magic: allowed is one of*",
+            "*speedbench.yaml, target big: method=magic: engine reference has *",
         ),
         ("targets: {big: {model: m}}", "*speedbench.yaml, target big: names no engine*"),
         (

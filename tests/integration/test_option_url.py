@@ -27,7 +27,7 @@ def test_nobody_there_is_said_so(run: Run) -> None:
     result.assert_outcomes(errors=3)
     result.stdout.fnmatch_lines(
         [
-            "--speedbench-url=http://127.0.0.1:1: GET http://127.0.0.1:1/health failed: *; is the server running?"
+            "qualitative-coding-bs2 was not measured: --speedbench-url=http://127.0.0.1:1: GET http://127.0.0.1:1/health failed: *; is the server running?"
         ]
     )
     assert "Traceback" not in result.stdout.str()

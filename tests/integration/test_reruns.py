@@ -59,5 +59,5 @@ def test_what_was_judged_is_not_measured_again(saved: Run, monkeypatch: pytest.M
 
 def test_without_a_rerun_the_run_may_be_repeated(run: Run, fails_once: list[str]) -> None:
     result = run("-p", "no:rerunfailures", "-k", "coding")
-    result.assert_outcomes(failed=1)
+    result.assert_outcomes(errors=1)
     assert result.ret == 75

@@ -115,7 +115,7 @@ def test_its_mistakes_are_one_line(pytester: pytest.Pytester, acme: Path) -> Non
     module = acme / "packages" / "acme_speedbench.py"
     module.write_text(module.read_text().replace('control.get_json("/version")["version"]', "self.build"))
     failed = gate(pytester)
-    failed.assert_outcomes(failed=1)
+    failed.assert_outcomes(errors=1)
     failed.stdout.fnmatch_lines(
         ["*engine acme: AcmeEngine.version raised AttributeError: *'build' (acme_speedbench.py:*)"]
     )

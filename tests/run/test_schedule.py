@@ -153,7 +153,7 @@ def test_what_an_interrupted_test_leaves_unmeasured_says_so(interruption: BaseEx
         assert run.measure(cell, "test_gate.py::later") == 1
         measurement = run.ledger[cell].measurement
         assert measurement is not None
-        assert measurement.problems == (f"round 2: not measured: {TEST} was interrupted ({words})",)
+        assert measurement.problems == (f"round 2: {TEST} was interrupted ({words})",)
     assert run.measure(OTHER_BATCH_SIZE) == 2, "another group is not concerned"
 
 

@@ -59,7 +59,7 @@ class TestMethod:
             refusal(engine="plain", method="tree") == "--speedbench-method=tree: engine plain has ngram, none"
         )
         assert refusal(engine="plain", ini={"method": "tree"}) == (
-            "--speedbench-method (ini)=tree: engine plain has ngram, none"
+            "tox.ini: speedbench_method=tree: engine plain has ngram, none"
         )
 
     def test_a_draft_model_goes_with_methods_that_take_one(self) -> None:
