@@ -87,9 +87,9 @@ def failure_text(
             lines += wrapped(f"differs from {other}: {differs}", 2, 4)
     for note in () if known.measurement is None else known.measurement.notes:
         lines += wrapped(f"note: {note}", 2, 4)
-    lines += _compared_lines([check for check in checks if check.ratio is not None], baseline)
-    if log is not None and not explained:
-        lines.append(f"  engine log: {log}")
+    if not explained:
+        lines += _compared_lines([check for check in checks if check.ratio is not None], baseline)
+        lines += [] if log is None else [f"  engine log: {log}"]
     storing = how_to_store(checks)
     if save_command is not None and storing is not None and storing not in explained:
         new = Verdict.NO_BASELINE in {check.verdict for check in checks}

@@ -297,6 +297,9 @@ def test_notices_of_many_cells_are_one_block() -> None:
     lines = [line for line, _ in summary(run(*cells))]
     assert lines.count("inconclusive") == 1, "of two splits"
     assert sum(line.startswith("  to be surer, measure more prompts") for line in lines) == 1
+    beside_a_failure = [line for line, _ in summary(run(*cells, failed(CODING, check(), cause=DRAFTER)))]
+    assert "inconclusive" in beside_a_failure
+    assert not any("to be surer" in line for line in beside_a_failure)
     folded = [line for line, _ in summary(run(*cells), verbosity=1)]
     assert sum("INCONCLUSIVE" in line for line in folded) == 2
 
