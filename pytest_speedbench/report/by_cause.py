@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_speedbench.catalogue import METRICS
@@ -92,10 +92,18 @@ def failed_blocks(result: RunResult) -> tuple[Block, ...]:
 def notable_blocks(result: RunResult) -> tuple[Block, ...]:
     """What fails no test and should be seen: what is inconclusive, or better than its baseline.
 
+    Beside a failure, what is inconclusive asks for nothing.
+
     Args:
         result: of the run.
     """
-    return _blocks((known, known.settled[metric]) for known in result.cells for metric in known.notable)
+    blocks = _blocks((known, known.settled[metric]) for known in result.cells for metric in known.notable)
+    if not any(known.failing for known in result.cells):
+        return blocks
+    return tuple(
+        replace(block, paragraphs=()) if block.title == Verdict.INCONCLUSIVE.value else block
+        for block in blocks
+    )
 
 
 def _blocks(judged: Iterable[_Judged]) -> tuple[Block, ...]:

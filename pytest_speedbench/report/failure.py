@@ -87,9 +87,9 @@ def failure_text(
             lines += wrapped(f"differs from {other}: {differs}", 2, 4)
     for note in () if known.measurement is None else known.measurement.notes:
         lines += wrapped(f"note: {note}", 2, 4)
-    lines += _compared_lines([check for check in checks if check.ratio is not None], baseline)
-    if log is not None and not explained:
-        lines.append(f"  engine log: {log}")
+    if not explained:
+        lines += _compared_lines([check for check in checks if check.ratio is not None], baseline)
+        lines += [] if log is None else [f"  engine log: {log}"]
     storing = how_to_store(checks)
     if save_command is not None and storing is not None and storing not in explained:
         new = Verdict.NO_BASELINE in {check.verdict for check in checks}
@@ -109,15 +109,18 @@ def is_estimated(known: CellRun) -> bool:
 
 def _short_lines(known: CellRun, checks: Sequence[Check], explained: Mapping[Explanation, Cell]) -> list[str]:
     """The figures, and which cell's failure explains them."""
-    lines = []
+    lines: list[str] = []
+    causes: list[str] = []
     for check in checks:
-        key = reason_of(known, check)
+        where = explained[reason_of(known, check)].id
         lines.append(_figures(check, estimated=is_estimated(known)))
-        if check.verdict is not Verdict.REGRESSION:
-            text = f"{check.verdict.value.upper()}{_limits(check)}, as in {explained[key].id}"
-            lines += wrapped(text, MARGIN, MARGIN + 2)
-        elif known.cause is not None and check is checks[-1]:
-            lines += wrapped(f"cause: {known.cause.word}, as in {explained[key].id}", 2, 4)
+        if check.verdict is Verdict.REGRESSION:
+            word = "not known" if known.cause is None else known.cause.word
+            causes.append(f"cause: {word}, as in {where}")
+        else:
+            verdict = f"{check.verdict.value.upper()}{_limits(check)}, as in {where}"
+            lines += wrapped(verdict, MARGIN, MARGIN + 2)
+    lines += [line for cause in dict.fromkeys(causes) for line in wrapped(cause, 2, 4)]
     return lines + _pattern_lines(known)
 
 
@@ -167,7 +170,7 @@ def _limits(check: Check, *, estimated: bool = False) -> str:
 
 
 def _check_lines(check: Check, *, stored: bool, estimated: bool, repeated: bool) -> list[str]:
-    """Args: `repeated` is whether another check of this text gives the same reasons."""
+    """A check's figures and verdict; of reasons that another check of the text gives already, a reference."""
     reasons = "; ".join(check.reasons)
     if repeated and reasons:
         reasons = "as above"
@@ -194,9 +197,8 @@ def measure_more(metrics: Collection[str]) -> str:
     """
     if set(metrics) & set(ACCEPTANCE):
         more = "prompts or rounds (--speedbench-limit, --speedbench-max-rounds)"
-    elif set(metrics) == {
-        "speedup"
-    }:  # the engine without speculation runs once: there is no interim analysis
+    elif set(metrics) == {"speedup"}:
+        # the engine without speculation runs once: there is no interim analysis
         more = "rounds (--speedbench-rounds)"
     else:
         more = "rounds (--speedbench-max-rounds)"

@@ -48,9 +48,8 @@ def summary(result: RunResult, verbosity: int = 0) -> list[Line]:
     if result.cells:
         lines += table(result.cells, saving=result.saving)
     blocks = failed_blocks(result)
-    if (
-        sum(len(known.failures) for known in result.cells) > 1
-    ):  # one is explained just above, as its own failure
+    if sum(len(known.failures) for known in result.cells) > 1:
+        # a single failure is explained just above, by its test
         lines += [line for block in blocks for line in _shown(block, "red", verbosity)]
     lines += [(line, color) for text, color in findings(result) for line in wrapped(text)]
     lines += _notable(result, verbosity)

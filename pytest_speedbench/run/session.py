@@ -313,7 +313,10 @@ class Session:
         self._failures.pop(test, None)
         if cell is not None and cell in self._ledger:
             left = {other: text for other, text in self._ledger[cell].failures.items() if other != test}
-            self._ledger.update(cell, failures=left)
+            explained = (
+                self._ledger[cell].explained if left else ()
+            )  # what passed shows no failure to refer to
+            self._ledger.update(cell, failures=left, explained=explained)
 
     # at the end
 

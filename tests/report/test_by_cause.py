@@ -133,6 +133,23 @@ def test_what_holds_for_the_whole_run_is_said_once() -> None:
     assert not set(once) & set(shown(second, first))
 
 
+def test_all_figures_of_a_cell_are_shown_and_its_cause_once() -> None:
+    unsure = replace(SLOWER, metric="user_tps", verdict=Verdict.INCONCLUSIVE)
+    first, second = (
+        failed(Cell("qualitative", name, 1), check(), SLOWER, unsure, cause=DRAFTER)
+        for name in ("coding", "qa")
+    )
+    assert shown(second, first) == [
+        "qualitative / qa / batch size 1: output_tps -6.7 %, drafter",
+        "  acceptance_length 3.00 -> 2.81   -6.3 %  [95 % CI -7.0 .. -5.6]",
+        "  output_tps        2518 -> 2349   -6.7 %  [95 % CI -8.9 .. -4.4]",
+        "  user_tps          2518 -> 2349   -6.7 %  [95 % CI -8.9 .. -4.4]",
+        "                    INCONCLUSIVE (tolerance -5 %, sensitivity 6.1 %), as in",
+        "                      qualitative-coding-bs1",
+        "  cause: drafter, as in qualitative-coding-bs1",
+    ]
+
+
 def test_a_mean_says_what_its_categories_have_in_common_even_where_the_cause_is_known() -> None:
     known = failed(MEAN_CELL, check(), cause=DRAFTER)
     known = with_measurement(replace(known, pattern=PATTERN), known)
@@ -280,6 +297,9 @@ def test_notices_of_many_cells_are_one_block() -> None:
     lines = [line for line, _ in summary(run(*cells))]
     assert lines.count("inconclusive") == 1, "of two splits"
     assert sum(line.startswith("  to be surer, measure more prompts") for line in lines) == 1
+    beside_a_failure = [line for line, _ in summary(run(*cells, failed(CODING, check(), cause=DRAFTER)))]
+    assert "inconclusive" in beside_a_failure
+    assert not any("to be surer" in line for line in beside_a_failure)
     folded = [line for line, _ in summary(run(*cells), verbosity=1)]
     assert sum("INCONCLUSIVE" in line for line in folded) == 2
 
