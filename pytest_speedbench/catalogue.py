@@ -118,15 +118,15 @@ GATED_ACCEPTANCE, GATED_THROUGHPUT = (
     tuple(metric.name for metric in METRICS.values() if metric.gated and metric.kind == kind)
     for kind in (ACCEPTANCE, THROUGHPUT)
 )
-DEFAULT_TOLERANCES = {
-    prefix + metric.name: loss
+DEFAULT_TOLERANCES: dict[str, float] = {
+    prefix + name: loss
     for prefix, losses in (
-        ("", "tolerance"),
-        ("mean_", "mean_tolerance"),
-        ("other_hardware_", "other_hardware_tolerance"),
+        ("", {metric.name: metric.tolerance for metric in METRICS.values()}),
+        ("mean_", {metric.name: metric.mean_tolerance for metric in METRICS.values()}),
+        ("other_hardware_", {metric.name: metric.other_hardware_tolerance for metric in METRICS.values()}),
     )
-    for metric in METRICS.values()
-    if (loss := getattr(metric, losses)) is not None
+    for name, loss in losses.items()
+    if loss is not None
 }
 """Allowed relative loss of each gated metric of a category, under `mean_<metric>` of its mean over categories, and under
 `other_hardware_<metric>` of either, at least, against a baseline of other hardware."""

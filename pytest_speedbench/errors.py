@@ -33,4 +33,4 @@ class NotMeasured(SpeedBenchError):
 
     def __init__(self, message: str, reason: str | None = None) -> None:
         super().__init__(message)
-        self.reason = message if reason is None else reason
+        self.reason: str = message if reason is None else reason
