@@ -1,4 +1,4 @@
-"""What a repository that gates vLLM would hold: acceptance length in every category."""
+"""What a repository that gates vLLM would hold: acceptance length, here in four of the eleven categories."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import pytest
 from pytest_speedbench import SpeedBench
 
 
-@pytest.mark.speedbench(split="qualitative", batch_sizes=[8])
+CATEGORIES = ["coding", "math", "qa", "roleplay"]
+
+
+@pytest.mark.speedbench(split="qualitative", categories=CATEGORIES, batch_sizes=[8])
 def test_acceptance_length(speedbench: SpeedBench) -> None:
     """A step of the target model delivers as many tokens as it did."""
     speedbench.measure().assert_no_regression("acceptance_length")

@@ -70,7 +70,7 @@ def test_the_example_s_readme_is_true(tmp_path: Path) -> None:
     installed, *saves, again, worse, dead = run_readme(copy_of("vllm_cpu", tmp_path))
     for ran in (installed, *saves, again):
         assert ran.status == 0, ran.output
-    assert [save.output.count("saved 11 cells to baselines/") for save in saves] == [1, 1]
+    assert [save.output.count("saved 4 cells to baselines/") for save in saves] == [1, 1]
     assert worse.status == 1, worse.output
     assert "cause: drafter" in worse.output
     assert dead.status == 1, dead.output
