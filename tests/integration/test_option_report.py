@@ -26,7 +26,7 @@ def page(folder: Path) -> str:
 
 def row(cell_id: str, text: str) -> str:
     """The line of a cell in a table."""
-    return next(line for line in text.splitlines() if line.startswith(f"{cell_id} "))
+    return next(line for line in text.splitlines() if line.startswith(f"{cell_id}  "))
 
 
 def test_the_page_has_the_table_and_the_failures(pytester: pytest.Pytester, saved: Run) -> None:

@@ -72,9 +72,10 @@ def explain(
        least a third (`TO_BLAME`) of all that was lost. Parts that gained carry nothing.
     2. Where the rest carries more than either of the two others, nothing is named.
     3. Named acceptance length: `drafter`; step latency: `system`; both of them: `both`; none: `unclear`.
-    4. Slower steps are named only if they are so too once every round's step latency is multiplied by the share of the
-       processors that other processes left (`decomposition.without_other_processes`): what may have come with them
-       is not the system's. Where that share is not known of every round, this rule is left out.
+    4. Where other processes left this run less of the processors than the baseline, slower steps are named only if they
+       are so too once their latency is multiplied by the ratio of what was left
+       (`decomposition.without_other_processes`): what may have come with other processes is not the system's. Where
+       those shares are not known of every round, this rule is left out.
     5. Nothing named, the rest leading, surely lost, and at least half explained by a longer time to first token
        (`ttft_s_mean` over `end_to_end_s_mean` of this run): `system`, and prefill is what is to be profiled.
     6. Acceptance length knows nothing of time: where it failed, the drafter is a cause; the system is one too

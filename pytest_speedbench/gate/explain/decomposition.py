@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from statistics import median
+from statistics import fmean, median
 from typing import TypeAlias
 
 from pytest_speedbench.gate.baseline import Reference, References
@@ -45,33 +45,38 @@ class Compared:
 
 
 def without_other_processes(cell: Compared) -> Compared | None:
-    """The same rounds, their steps as long as they would have been had other processes left all processors alone.
+    """The same rounds, this run's steps as long as they would have been with the processors that the baseline had.
 
-    At the most: a share b of the processors that went to others makes what needs all of them 1 / (1 - b) times as
-    long, and what needs few of them no longer at all.
+    At the most: an engine that is left half of the processors that it had takes twice as long, if it needs all of
+    them, and no longer if it needs few. Shares are means over rounds, so that their own scatter adds no noise to that of
+    the steps. A run that was left more than its baseline stays as it is.
 
     Returns:
-        The cell; None where a round of either side has a step latency and the share is not known.
+        The cell; None where a share is not known of every round that has a step latency, on either side.
     """
     then = cell.throughput
     if then is None:
         return None
-    now, before = (_alone(side.rounds) for side in (cell.measurement, then))
+    now, before = (_left(side.rounds) for side in (cell.measurement, then))
     if now is None or before is None:
         return None
-    return Compared(replace(cell.measurement, rounds=now), cell.acceptance, replace(then, rounds=before))
+    factor = min(1.0, now / before)
+    rounds = tuple(
+        figures
+        if figures.step_latency_s is None
+        else replace(figures, step_latency_s=figures.step_latency_s * factor)
+        for figures in cell.measurement.rounds
+    )
+    return Compared(replace(cell.measurement, rounds=rounds), cell.acceptance, then)
 
 
-def _alone(rounds: Sequence[RoundFigures]) -> tuple[RoundFigures, ...] | None:
-    found = []
-    for figures in rounds:
-        if figures.step_latency_s is not None:
-            if figures.other_processes_busy is None:
-                return None
-            own = max(1 - figures.other_processes_busy, _NOTHING)
-            figures = replace(figures, step_latency_s=figures.step_latency_s * own)
-        found.append(figures)
-    return tuple(found)
+def _left(rounds: Sequence[RoundFigures]) -> float | None:
+    """The share of the processors that other processes left, mean over rounds; None where it is not known."""
+    busy = [figures.other_processes_busy for figures in rounds if figures.step_latency_s is not None]
+    known = [share for share in busy if share is not None]
+    if not known or len(known) < len(busy):
+        return None
+    return max(1 - fmean(known), _NOTHING)
 
 
 @dataclass(frozen=True)
