@@ -51,6 +51,7 @@ class Recorder:
 
     hardware = Hardware("modelled accelerator")
     log: Path | None = None
+    version = "1.0"
     settings: Settings
     """Of the target that is compared with."""
 
