@@ -26,7 +26,7 @@ def test_it_tells_how_far_random_tokens_mislead(pytester: pytest.Pytester, run: 
     result.stdout.fnmatch_lines(
         [
             "throughput_1k-mixed-bs2: random tokens in place of these prompts give output",
-            "  TPS * % and acceptance length * %; they are judged by nothing",
+            "  TPS * % and acceptance length * % (not judged)",
         ]
     )
     document = json.loads((pytester.path / "results.json").read_text())
