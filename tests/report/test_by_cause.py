@@ -16,7 +16,7 @@ from pytest_speedbench.report.terminal import summary
 from pytest_speedbench.run.ledger import CellRun
 from pytest_speedbench.run.outcome import explanations
 from pytest_speedbench.speed_bench import DOMAINS
-from tests.report.test_text import (
+from tests.report.samples import (
     CODING,
     DRAFTER,
     MEAN_CELL,

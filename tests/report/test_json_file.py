@@ -17,7 +17,7 @@ from pytest_speedbench.run.ledger import CellRun, Role, Side
 from pytest_speedbench.run.provenance import Provenance
 from pytest_speedbench.run.results import RunResult
 from pytest_speedbench.settings.methods import method_of
-from tests.report.test_text import (
+from tests.report.samples import (
     BREAK_EVEN,
     CODING,
     CURVE,

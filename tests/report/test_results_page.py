@@ -17,7 +17,7 @@ from pytest_speedbench.report.json_file import SCHEMA, document
 from pytest_speedbench.run.ledger import CellRun, Role, Side
 from pytest_speedbench.run.provenance import Provenance
 from pytest_speedbench.settings.methods import method_of
-from tests.report.test_text import CODING, DRAFTER, SLOWER, TARGET, check, measurement, run
+from tests.report.samples import CODING, DRAFTER, SLOWER, TARGET, check, measurement, run
 from tests.run.diary import measured_round
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"

@@ -9,6 +9,8 @@ from typing import cast
 
 from pytest_speedbench import engines
 from pytest_speedbench.cells import Cell, Plan
+from pytest_speedbench.engines.base import Hardware
+from pytest_speedbench.gate.baseline import Conditions
 from pytest_speedbench.metrics.one_round import MeasuredRound, measure_round
 from pytest_speedbench.run.ledger import Ledger, Role
 from pytest_speedbench.run.schedule import Schedule
@@ -18,6 +20,7 @@ from pytest_speedbench.settings.methods import method_of
 from pytest_speedbench.settings.options import Option
 from pytest_speedbench.settings.read import Settings, read
 from pytest_speedbench.settings.target import Target
+from tests.gate.measurements import CONDITIONS
 from tests.metrics.records import prompt, request, round_of
 
 TEST = "test_gate.py::test"
@@ -26,9 +29,9 @@ TEST = "test_gate.py::test"
 def measured_round(
     output_tps: float = 100.0, *, problem: str | None = None, overload: str | None = None
 ) -> MeasuredRound:
-    """A round of one prompt, with another throughput."""
-    record = round_of(request("q1"), batch_size=1)
-    measured = measure_round(method_of("draft_model"), record, [prompt("q1")])
+    """A round of two prompts, as few as can be compared, with another throughput."""
+    record = round_of(request("q1"), request("q2"), batch_size=1)
+    measured = measure_round(method_of("draft_model"), record, [prompt("q1"), prompt("q2")])
     figures = replace(measured.figures, output_tps=None if overload else output_tps)
     times = {} if overload else {**measured.times, "output_tps": output_tps}
     problems = () if problem is None else (problem,)
@@ -46,10 +49,23 @@ class Recorder:
         self.faults: list[MeasuredRound | BaseException | None] = []
         """What the next rounds come to; None for a sound one."""
 
-    def measure(self, cell: Cell, plan: Plan, number: int) -> MeasuredRound:
+    hardware = Hardware("modelled accelerator")
+    log: Path | None = None
+    version = "1.0"
+    settings: Settings
+    """Of the target that is compared with."""
+
+    def start(self) -> str:
         if not self.running:
             self.diary.append(f"start {self.letter}")
         self.running = True
+        return f"http://{self.letter}"
+
+    def conditions(self, date: str, commit: str | None) -> Conditions:
+        return replace(CONDITIONS, date=date, commit=commit)
+
+    def measure(self, cell: Cell, plan: Plan, number: int) -> MeasuredRound:
+        self.start()
         self.diary.append(f"{self.letter} {cell.category}{cell.batch_size}")
         fault = self.faults.pop(0) if self.faults else None
         if isinstance(fault, BaseException):
@@ -97,6 +113,7 @@ class Run:
         if against:
             recorders[Role.AGAINST] = Recorder("B", self.diary)
             targets[Role.AGAINST] = Target("other", "reference", "draft_model", 3)
+            recorders[Role.AGAINST].settings = replace(self.settings, target=targets[Role.AGAINST])
         if any(plan.speedup for plan in plans.values()):
             recorders[Role.WITHOUT_SPECULATION] = Recorder("N", self.diary, 50.0)
             targets[Role.WITHOUT_SPECULATION] = Target("plain", "reference", "none", 0)

@@ -9,7 +9,7 @@ import pytest
 from pytest_speedbench.cells import Cell
 from pytest_speedbench.gate.check import Check, Verdict
 from pytest_speedbench.run.outcome import explanations, outcome_of
-from tests.report.test_text import DRAFTER, check, measurement
+from tests.report.samples import DRAFTER, check, measurement
 from tests.run.cell_runs import cell_run
 
 
