@@ -6,7 +6,6 @@ import pytest
 
 from pytest_speedbench import SpeedBench
 
-
 CATEGORIES = ["coding", "math", "qa", "roleplay"]
 
 

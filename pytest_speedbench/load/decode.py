@@ -11,6 +11,7 @@ from pytest_speedbench.errors import EngineError
 from pytest_speedbench.load.records import Arrivals, RequestRecord
 from pytest_speedbench.load.wire.events import split_events
 from pytest_speedbench.load.wire.recording import Recording
+from pytest_speedbench.load.wire.response import body_of
 
 if TYPE_CHECKING:
     from pytest_speedbench.engines.base import Engine
@@ -28,7 +29,7 @@ class Exchange:
     ended_s: float
     """Monotonic clock when the stream ended, well or badly."""
     recording: Recording = field(default_factory=Recording)
-    """The body of the response."""
+    """The response."""
     error: str | None = None
     """What went wrong on the wire, in words."""
 
@@ -60,11 +61,12 @@ def decode(engine: Engine, exchange: Exchange) -> Decoded:
     )
     if exchange.error is not None:
         return Decoded(record)
-    recording = exchange.recording
-    body = recording.body()
-    events, received_s = split_events(body, recording.sizes, recording.stamps_s)
+    body = body_of(exchange.recording)
+    if body.fault is not None:
+        return Decoded(replace(record, error=f"the response cannot be read: {body.fault}"))
+    events, received_s = split_events(body.raw, body.read_ends, body.stamps_s)
     if not events:
-        return Decoded(replace(record, error=f"the response is no event stream: {excerpt(body)!r}"))
+        return Decoded(replace(record, error=f"the response is not an event stream: {excerpt(body.raw)!r}"))
     try:
         reply = engine.read(events)
     except EngineError as error:

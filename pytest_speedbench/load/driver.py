@@ -1,6 +1,6 @@
 """Drive one round: requests in flight at exactly the batch size, every read with the moment it arrived.
 
-While the clock runs a chunk costs a time stamp and an append. What was read is decoded after the
+While the clock runs a chunk costs a time stamp and two appends. What was read is decoded after the
 round; only a prompt with a further turn is decoded as soon as its turn has ended, in a thread, because the
 further turn holds the reply.
 """

@@ -19,6 +19,7 @@ from pytest_speedbench.load.plan import RoundPlan
 from pytest_speedbench.load.wire.connection import Connection, Response
 from pytest_speedbench.load.wire.endpoint import Endpoint
 from pytest_speedbench.load.wire.recording import Recording
+from pytest_speedbench.load.wire.response import body_of
 
 if TYPE_CHECKING:
     from pytest_speedbench.data.prompts import Prompt
@@ -34,7 +35,7 @@ OPENED_AT_ONCE = 64
 UNPACKED_BYTES = 2**28
 """What responses may take in memory before they are packed, all together."""
 PACKED_AT_ONCE = 16
-"""Responses that are packed in one go: 0.3 ms."""
+"""Responses that are packed in one go: so that the thread does not hold the interpreter for long."""
 
 
 class Silence(Exception):
@@ -112,12 +113,12 @@ class Round:
         """Shrink the longest recordings where all together are too long."""
         recordings = [response.recording for response in self.in_flight]
         recordings += [exchange.recording for exchange in self._unpacked]
-        if sum(len(recording.raw) for recording in recordings) <= UNPACKED_BYTES:
+        if sum(recording.unpacked_bytes for recording in recordings) <= UNPACKED_BYTES:
             return
-        recordings.sort(key=lambda recording: len(recording.raw), reverse=True)
+        recordings.sort(key=lambda recording: recording.unpacked_bytes, reverse=True)
         for recording in recordings[:PACKED_AT_ONCE]:
             recording.pack(packer)
-        self._unpacked = [exchange for exchange in self._unpacked if exchange.recording.raw]
+        self._unpacked = [exchange for exchange in self._unpacked if exchange.recording.reads]
 
     def silence(self) -> str:
         """Say that a request was given up.
@@ -298,10 +299,11 @@ class Slot:
         if isinstance(response.fault, Silence):
             return self._round.silence()
         if response.fault is not None:
-            return await self._round.explain(response.fault, response.recording.size)
+            body = body_of(response.recording, ended=False)
+            return await self._round.explain(body.fault or response.fault, len(body.raw))
         if response.status == 200:
             return None
-        told = without_key(excerpt(response.recording.body()), self._call.headers)
+        told = without_key(excerpt(body_of(response.recording).raw), self._call.headers)
         elsewhere = response.head.headers.get("location") if response.head is not None else None
         return f"HTTP {response.status}: {told}" + (f" (it points to {elsewhere})" if elsewhere else "")
 

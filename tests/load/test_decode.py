@@ -12,13 +12,15 @@ from pytest_speedbench.load.wire.recording import Recording
 from tests.load.stub_engine import StubEngine
 from tests.load.stub_server import event
 
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+
 
 def recording(*chunks: tuple[float, bytes]) -> Recording:
     made = Recording()
+    made.take(1.5, HEAD)
     for received_s, data in chunks:
-        made.raw += data
-        made.stamps_s.append(received_s)
-        made.sizes.append(len(data))
+        if data:
+            made.take(received_s, data)
     return made
 
 
@@ -83,8 +85,8 @@ def test_the_reply_is_the_text_of_all_events() -> None:
         (event(text="a", tokens=1), "the stream ended without a finish reason after 1 events"),
         (event(text="a", tokens=1, finish="stop"), "the stream of 1 events tells no count of output tokens"),
         (event(error="out of memory"), "stub: out of memory"),
-        (b'{"detail": "not\n found"}', 'the response is no event stream: \'{"detail": "not found"}\''),
-        (b"", "the response is no event stream: ''"),
+        (b'{"detail": "not\n found"}', 'the response is not an event stream: \'{"detail": "not found"}\''),
+        (b"", "the response is not an event stream: ''"),
     ],
     ids=["no-finish", "no-usage", "engine-error", "no-stream", "empty"],
 )
@@ -95,6 +97,26 @@ def test_a_stream_that_is_not_whole_is_a_failed_request(body: bytes, error: str)
 def test_a_fault_of_the_wire_stands_and_nothing_is_decoded() -> None:
     record = decoded((2.0, event(text="a", tokens=1)), error="no data for 3 s")
     assert (record.error, list(record.arrivals), record.output_tokens) == ("no data for 3 s", [], 0)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "error"),
+    [
+        (b"5\r\n" + LAST + b"\r\n0\r\n\r\n", "not HTTP/1.1 (Expected LF after chunk data): b'5"),
+        (b"ff\r\n" + LAST + b"\r\n0\r\n\r\n", "it goes on after what looked like its end"),
+    ],
+    ids=["malformed", "no end"],
+)
+def test_a_response_that_proves_wrong_when_it_is_taken_apart_is_a_failed_request(
+    chunks: bytes, error: str
+) -> None:
+    received = Recording()
+    received.take(1.5, HEAD.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n"))
+    received.take(2.0, chunks)
+    record = decode(StubEngine(), Exchange("q0", 0, 0, 1.0, 9.0, received)).record
+    assert record.error is not None
+    assert record.error.startswith(f"the response cannot be read: {error}")
+    assert record.output_tokens == 0
 
 
 def test_an_engine_module_must_tell_tokens_for_every_event() -> None:

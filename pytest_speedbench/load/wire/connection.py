@@ -1,4 +1,4 @@
-"""One connection to a server, and the responses that come over it: a time stamp and an append for each read.
+"""One connection to a server, and the responses that come over it: a time stamp and two appends for each read.
 
 An asyncio protocol without streams: there is no task to switch to while a response comes in. The next request can
 go out from within the callback that tells of the end of the one before. Reads come from an `ArrivalReader`, which
@@ -36,7 +36,7 @@ class Response:
     """Monotonic clock at the end, good or bad; 0 before it."""
     head: Head | None = None
     recording: Recording = field(default_factory=Recording)
-    """The body."""
+    """All of it, head included."""
     fault: BaseException | None = None
     """What broke it off."""
 
@@ -129,14 +129,14 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what the event loop read; the time stamp comes first."""
-        self.received(time.monotonic(), self._view[:nbytes])
+        self.received(time.monotonic(), bytes(self._view[:nbytes]))
 
-    def received(self, received_s: float, data: bytes | memoryview) -> None:
+    def received(self, received_s: float, data: bytes) -> None:
         """Take what was read.
 
         Args:
             received_s: monotonic clock when it came in.
-            data: not empty; valid during the call only.
+            data: not empty.
         """
         if self._reader is None:  # a server may say that it closes an idle connection, as with 408
             self._shut()
@@ -173,9 +173,9 @@ class Connection(asyncio.BufferedProtocol):
         reader, self._reader = self._reader, None
         if response is None or reader is None:
             return
-        reader.close()
         response.head = reader.head
-        usable = fault is None and reader.complete and reader.head is not None and reader.head.keeps_alive
+        reader.close()
+        usable = fault is None and reader.complete and response.head is not None and response.head.keeps_alive
         if not usable or reader.exceeded or self._unsent:
             self._shut()
         self._idle_since_s = ended_s

@@ -9,11 +9,14 @@ from itertools import compress
 DONE = b"[DONE]"
 """Payload that ends an OpenAI-style stream; holds nothing."""
 _PLAIN = re.compile(rb"data: (.*)\n\n")
+"""An event as nearly all servers send it, matched in a third of the time that lines take."""
 _PLAIN_BYTES = len(b"data: \n\n")
+_LONGEST_MARK = 16
+"""Bytes of `DONE`, and of white space around it."""
 
 
 def split_events(
-    body: bytes | bytearray, sizes: Sequence[int], stamps_s: Sequence[float]
+    body: bytes | bytearray, read_ends: Sequence[int], stamps_s: Sequence[float]
 ) -> tuple[list[bytes], list[float]]:
     r"""The events of one response stream, in order.
 
@@ -23,7 +26,7 @@ def split_events(
 
     Args:
         body: everything that was read.
-        sizes: bytes of every read, in order of arrival. Cut anywhere.
+        read_ends: how many bytes of it there were after every read, in order of arrival. Cut anywhere.
         stamps_s: clock of every read, in seconds.
 
     Returns:
@@ -32,34 +35,18 @@ def split_events(
     """
     import numpy as np
 
-    payloads = _plain_events(body)
-    if payloads is not None:
-        lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
-        complete_at = np.cumsum(lengths + _PLAIN_BYTES)
-    else:
-        payloads, ends = _any_events(bytes(body))
-        complete_at = np.array(ends, np.int64)
-    read_ends = np.cumsum(np.asarray(sizes, np.int64))
-    received_s = np.asarray(stamps_s, np.float64)[np.searchsorted(read_ends, complete_at)].tolist()
-    done = body.count(DONE)
-    if payloads and payloads[-1].strip() == DONE:  # where nearly every stream has its only one
-        del payloads[-1], received_s[-1]
-        done -= 1
-    if done:
-        kept = [payload.strip() != DONE for payload in payloads]
-        payloads, received_s = list(compress(payloads, kept)), list(compress(received_s, kept))
-    return payloads, received_s
-
-
-def _plain_events(body: bytes | bytearray) -> list[bytes] | None:
-    """The payloads, where each event is one line `data: ...` and a blank one; None where one is not.
-
-    As nearly all servers send it, and in a third of the time.
-    """
     payloads: list[bytes] = _PLAIN.findall(body)
-    if b"\r" in body or sum(map(len, payloads)) + _PLAIN_BYTES * len(payloads) != len(body):
-        return None
-    return payloads
+    lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
+    complete_at = np.cumsum(lengths + _PLAIN_BYTES)
+    if b"\r" in body or (int(complete_at[-1]) if payloads else 0) != len(body):
+        payloads, ends = _any_events(bytes(body))
+        lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
+        complete_at = np.array(ends, np.int64)
+    short = np.flatnonzero(lengths <= _LONGEST_MARK).tolist()
+    kept = np.ones(len(payloads), bool)
+    kept[[number for number in short if payloads[number].strip() == DONE]] = False
+    read = np.searchsorted(np.asarray(read_ends, np.int64), complete_at[kept])
+    return list(compress(payloads, kept.tolist())), np.asarray(stamps_s, np.float64)[read].tolist()
 
 
 def _any_events(body: bytes) -> tuple[list[bytes], list[int]]:

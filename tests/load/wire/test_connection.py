@@ -252,6 +252,20 @@ class TestResponse:
             (error,) = errors(drive(server, request_timeout_s=0.5))
         assert error == "no data for 0.5 s"
 
+    def test_a_chunk_that_is_no_http_is_told_once_the_stream_breaks_off(self) -> None:
+        """Chunks of an event stream are not parsed as they come."""
+        head = OK + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+        def script(peer: Peer) -> None:
+            peer.request()
+            peer.send(head, b"%x\r\n%s\r\n" % (len(GOOD), GOOD), b"1\r\n%s\r\n" % GOOD)
+
+        with serving(script) as server:
+            (error,) = errors(drive(server))
+        assert error is not None
+        assert error.startswith("the connection broke off after ")
+        assert "(Malformed: not HTTP/1.1 (Expected LF after chunk data)" in error
+
     def test_what_is_no_http_is_told(self) -> None:
         with serving(answering(b"SSH-2.0-OpenSSH_9.6\r\n")) as server:
             (error,) = errors(drive(server))
@@ -351,7 +365,7 @@ def test_the_batch_is_full_whenever_something_is_read(monkeypatch: pytest.Monkey
 
         return send(connection, head, body, ended)
 
-    def count_and_take(connection: Connection, received_s: float, data: bytes | memoryview) -> None:
+    def count_and_take(connection: Connection, received_s: float, data: bytes) -> None:
         if batch_size <= sent < streams:
             found.add(len(in_flight))
         received(connection, received_s, data)

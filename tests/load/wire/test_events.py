@@ -13,11 +13,12 @@ LINE_ENDS = (b"\n", b"\r\n", b"\r")
 
 
 def events_of(chunks: list[tuple[float, bytes]]) -> list[tuple[float, bytes]]:
-    stream, sizes = b"".join(data for _, data in chunks), [len(data) for _, data in chunks]
+    stream = b"".join(data for _, data in chunks)
+    read_ends = list(accumulate(len(data) for _, data in chunks))
     return [
         (received_s, payload)
         for payload, received_s in zip(
-            *split_events(stream, sizes, [stamp for stamp, _ in chunks]), strict=True
+            *split_events(stream, read_ends, [stamp for stamp, _ in chunks]), strict=True
         )
     ]
 

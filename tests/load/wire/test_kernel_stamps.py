@@ -31,8 +31,8 @@ class Noting(Connection):
         super().__init__(bytearray(READ_BUFFER_BYTES))
         self.reads: list[tuple[float, bytes]] = []
 
-    def received(self, received_s: float, data: bytes | memoryview) -> None:
-        self.reads.append((received_s, bytes(data)))
+    def received(self, received_s: float, data: bytes) -> None:
+        self.reads.append((received_s, data))
 
 
 @pytest.fixture

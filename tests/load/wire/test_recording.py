@@ -8,26 +8,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_speedbench.load import round as load_round
-from pytest_speedbench.load.wire.recording import Recording
+from pytest_speedbench.load.wire.recording import BESIDE_BYTES, Recording
 from tests.load.stub_server import Exchanged, StubServer, event
 from tests.load.test_driver import drive
 
 
 @settings(deadline=None)  # a thread may wait for a core
-@given(st.lists(st.tuples(st.binary(min_size=1, max_size=50), st.booleans()), max_size=20))
-def test_what_was_packed_on_the_way_is_whole_again(reads: list[tuple[bytes, bool]]) -> None:
-    recording = Recording()
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=50), st.booleans(), st.booleans()), max_size=20))
+def test_what_was_packed_on_the_way_is_whole_again(reads: list[tuple[bytes, bool, bool]]) -> None:
+    recording, unpacked = Recording(), 0
     with ThreadPoolExecutor(1) as threads:
-        for number, (data, packs) in enumerate(reads):
-            recording.raw += data
-            recording.stamps_s.append(float(number))
-            recording.sizes.append(len(data))
+        for number, (data, counts, packs) in enumerate(reads):
+            recording.take(float(number), data)
+            unpacked += len(data) + BESIDE_BYTES
+            if counts:
+                assert recording.unpacked_bytes == unpacked
             if packs:
                 recording.pack(threads)
-    assert recording.body() == b"".join(data for data, _ in reads)
-    assert list(recording.sizes) == [len(data) for data, _ in reads]
+                unpacked = 0
+        for first in range(len(reads) + 1):
+            assert list(map(bytes, recording.reads_from(first))) == [data for data, *_ in reads[first:]]
+    assert recording.unpacked_bytes == unpacked
     assert list(recording.stamps_s) == [float(number) for number in range(len(reads))]
-    assert recording.size == sum(recording.sizes)
 
 
 def test_streams_that_are_too_much_to_keep_are_packed_while_they_come(

@@ -20,7 +20,7 @@ from pytest_speedbench.engines.vllm import VllmEngine
 from pytest_speedbench.load.decode import Exchange, decode
 from pytest_speedbench.load.records import RequestRecord
 from pytest_speedbench.load.wire.recording import Recording
-from pytest_speedbench.load.wire.response import Head, Malformed, ResponseReader
+from pytest_speedbench.load.wire.response import Head, Malformed, ResponseReader, body_of
 from pytest_speedbench.settings.target import Target
 
 RECORDED = Path(__file__).parents[2] / "engines" / "recorded"
@@ -103,13 +103,20 @@ FRAMINGS = {
 
 @dataclass
 class Received:
-    """What a client made of reads; each read is stamped with the number of bytes that were read by then."""
+    """What a client made of reads."""
 
     recording: Recording
+    """Each read with the number of bytes that were read by then for a stamp."""
     head: Head | None = None
     complete_at: int | None = None
     """How many bytes had been read when the end was found."""
     exceeded: bool = False
+
+    @property
+    def body(self) -> bytes:
+        body = body_of(self.recording)
+        assert body.fault is None
+        return bytes(body.raw)
 
 
 def receive(reads: Sequence[bytes]) -> Received:
@@ -118,7 +125,7 @@ def receive(reads: Sequence[bytes]) -> Received:
     for data in reads:
         total += len(data)
         assert received.complete_at is None, "bytes after the end"
-        if reader.feed(float(total), memoryview(data)):
+        if reader.feed(float(total), data):
             received.complete_at = total
     received.head, received.exceeded = reader.head, reader.exceeded
     return received
@@ -137,7 +144,7 @@ def check(name: str, framing: Framing, places: Sequence[int]) -> None:
     """Cut at `places`, the response gives the same as in one piece, and each token's stamp is that of the read that completed its event."""
     response = framing.response(name)
     whole, received = receive([response]), receive(cut(response, places))
-    assert received.recording.body() == whole.recording.body() == b"".join(framing.events(name))
+    assert received.body == whole.body == b"".join(framing.events(name))
     assert received.complete_at == (None if framing.framing == "close" else len(response))
     assert not received.exceeded
 
@@ -210,9 +217,47 @@ def test_any_bytes_in_chunks_come_out_whole_and_end_where_they_end(
     response = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     response += b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
     received = receive(cut(response, places))
-    assert received.recording.body() == b"".join(chunks)
+    assert received.body == b"".join(chunks)
     assert received.complete_at == len(response)
-    assert sum(received.recording.sizes) == received.recording.size == len(b"".join(chunks))
+
+
+EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+EVENT = b"d\r\ndata: {...}\n\n\r\n"
+WRONG = b"1" + EVENT[1:]
+
+
+@pytest.mark.parametrize("ending", [[EVENT + b"0\r\n\r\n"], [EVENT, b"0\r\n\r\n"]], ids=["with it", "apart"])
+@pytest.mark.parametrize("wrong", [WRONG, EVENT + WRONG, WRONG + EVENT], ids=["alone", "last", "first"])
+def test_an_event_stream_is_parsed_after_the_fact(wrong: bytes, ending: list[bytes]) -> None:
+    """What is wrong with a chunk is not found as it comes, and the end is found all the same."""
+    reads = [EVENTS + EVENT, EVENT[:9], EVENT[9:], EVENT + EVENT, wrong, *ending]
+    received = receive(reads)
+    assert received.complete_at == sum(map(len, reads))
+    assert "Expected LF after chunk data" in str(body_of(received.recording).fault)
+
+
+@pytest.mark.parametrize("read", [WRONG[:-2], WRONG + b"0\r\nX: y\r\n\r\n"], ids=["cut", "trailer"])
+def test_what_may_be_the_end_of_an_event_stream_is_parsed(read: bytes) -> None:
+    with pytest.raises(Malformed, match="Expected LF after chunk data"):
+        receive([EVENTS, EVENT, read])
+
+
+def test_an_event_stream_that_only_looks_ended_is_at_fault() -> None:
+    """Its chunk holds a blank line, a field named 0, and a blank line again, in CR LF."""
+    event = b"data: x\n\n\r\n0\r\n\r\n: more\n\n"
+    received = receive([EVENTS + b"%x\r\n" % len(event), event[:-8]])
+    assert received.complete_at is not None
+    assert str(body_of(received.recording).fault) == "it goes on after what looked like its end"
+
+
+@pytest.mark.parametrize(
+    "excess", [b"garbage", b"garbage\n", b"HTTP/1.1 408 Timeout\r\n\r\n"], ids=["garbage", "a line", "a head"]
+)
+def test_what_follows_an_event_stream_is_not_part_of_it(excess: bytes) -> None:
+    received = receive([EVENTS, EVENT, EVENT + b"0\r\n\r\n" + excess])
+    assert received.complete_at is not None
+    assert received.exceeded
+    assert received.body == b"data: {...}\n\n" * 2
 
 
 @pytest.mark.parametrize(
@@ -232,7 +277,7 @@ def test_any_bytes_in_chunks_come_out_whole_and_end_where_they_end(
 def test_other_ways_to_write_a_response(response: bytes, body: bytes) -> None:
     for place in range(len(response)):
         received = receive(cut(response, [place]))
-        assert (received.recording.body(), received.complete_at) == (body, len(response))
+        assert (received.body, received.complete_at) == (body, len(response))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +290,7 @@ def test_what_follows_a_response_is_not_part_of_it(framing: bytes, excess: bytes
     received = receive([b"HTTP/1.1 200 OK\r\n" + framing + excess])
     assert received.complete_at is not None
     assert received.exceeded
-    assert received.recording.body() == b"ok"
+    assert received.body == b"ok"
 
 
 @pytest.mark.parametrize("upgrade", [b"", b"Connection: upgrade\r\nUpgrade: websocket\r\n"])
