@@ -10,6 +10,7 @@ import pytest
 
 from pytest_speedbench.gate.baseline import Reference
 from pytest_speedbench.gate.store import load, save
+from pytest_speedbench.load.other_processes import OtherProcesses
 from pytest_speedbench.metrics.measurement import Measurement, PromptTally
 from tests.integration.conftest import Run
 
@@ -32,8 +33,13 @@ THROUGHPUT = """
 
 
 @pytest.fixture
-def timed(pytester: pytest.Pytester, run: Run) -> Run:
-    """As `saved`, with throughput gated too, over three rounds of longer outputs."""
+def timed(pytester: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """As `saved`, with throughput gated too, over three rounds of longer outputs.
+
+    What else this machine computes meanwhile, such as other tests, is left out of causes: they may have to blame it.
+    """
+    undisturbed = property(lambda self: 0.0, lambda self, share: None)
+    monkeypatch.setattr(OtherProcesses, "share", undisturbed, raising=False)
     pytester.makepyfile(test_gate=THROUGHPUT)
 
     def timed(*arguments: str) -> pytest.RunResult:
