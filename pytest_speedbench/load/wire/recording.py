@@ -25,7 +25,7 @@ class Recording:
     __slots__ = ("_blocks", "_counted", "_counted_bytes", "_packed", "reads", "stamps_s")
 
     def __init__(self) -> None:
-        self.stamps_s = array("d")
+        self.stamps_s: array[float] = array("d")
         """Monotonic clock of every read."""
         self.reads: list[bytes] = []
         """Those that are not packed."""

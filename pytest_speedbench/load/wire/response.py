@@ -56,7 +56,7 @@ class ResponseReader:
     """
 
     def __init__(self, recording: Recording) -> None:
-        self.complete = False
+        self.complete: bool = False
         self._recording = recording
         self._parser = _Parser()
         self._parsed = 0
