@@ -52,8 +52,6 @@ class Judgement:
     failing: tuple[Check, ...] = ()
     skip: str | None = None
     """Why the test is skipped, where nothing fails it."""
-    refused: str | None = None
-    """Why the cell cannot become a baseline, where it was to be saved; the test fails."""
     not_measured: bool = False
     """Whether everything that fails it is invalid: nothing is known of the engine, and it is safe to try again."""
     explained: Mapping[Explanation, Cell] = field(default_factory=dict)
